@@ -13,12 +13,14 @@ mod device;
 mod error;
 mod range;
 mod runtime;
+mod tail;
 
 pub use buffer::{Buffer, MEMORY_ALIGNMENT};
 pub use device::{Allocation, BlockDevice, BoxFuture, Completion, Geometry, StatusExtent, WriteOptions, ZeroOptions};
 pub use error::{Error, ErrorKind, Result, ResultExt};
 pub use range::ByteRange;
 pub use runtime::{Runtime, join_all};
+pub use tail::{Tail, TailStore};
 
 /// Bytes of one block: the unit of mapping, allocation and copy-on-write.
 pub const BLOCK_SIZE: usize = 4096;

@@ -1,5 +1,6 @@
 //! The Parallax store.
 mod types;
+pub use parallax_block::{Tail, TailStore};
 pub use types::*;
 
 use parallax_block::*;
@@ -16,24 +17,6 @@ pub struct Environment {
     pub host: Name,
     /// Randomness for identities (never for decisions): seeded in tests.
     pub entropy: Arc<dyn Fn() -> u128 + Send + Sync>,
-}
-
-/// Small append-only memory areas that outlive the daemon, not the node (design: `/dev/shm` files).
-pub trait TailStore: Send + Sync {
-    /// Identity of this boot; tails of another boot are not opened.
-    fn boot_id(&self) -> u128;
-    /// Whole content of the named tail, or `None` if there is none.
-    fn load(&self, key: &str) -> Result<Option<Vec<u8>>>;
-    /// Creates or truncates.
-    fn create(&self, key: &str) -> Result<Box<dyn Tail>>;
-    /// Removes; succeeds if there is none.
-    fn remove(&self, key: &str) -> Result<()>;
-}
-
-/// One tail.
-pub trait Tail: Send + Sync {
-    /// Writes at `offset`; visible to the next process as soon as it returns.
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
 }
 
 /// Formatting a device as a pool.
