@@ -1,1 +1,3 @@
-//! export
+//! Serves any block device to the kernel or to a virtual machine.
+#![forbid(unsafe_code)]
+pub mod nbd;
