@@ -1,5 +1,7 @@
 //! Real devices and the threads that drive them.
 
+pub mod loop_control;
+
 use parallax_block::{
     BlockDevice, BoxFuture, Buffer, ByteRange, Completion, Error, ErrorKind, Geometry, Result, Runtime, Tail,
     TailStore, WriteOptions, ZeroOptions,

@@ -1,0 +1,125 @@
+//! The runtime directory: who serves it, and what a killed predecessor left behind.
+//!
+//! ```text
+//! <directory>/instance        random name of this directory's exports, made once; locked by who serves them
+//! <directory>/numbers/<key>   loop device number of an attached export, so that it can have it again
+//! ```
+//!
+//! The lock proves that a predecessor is gone, and with it its FUSE connection: the kernel ends the connection when
+//! its last descriptor closes, and every request of its loop devices has failed by then. So clearing those
+//! devices waits for nobody.
+
+use super::ExportKey;
+use parallax_block::{Error, ErrorKind, Result, ResultExt};
+use parallax_device::loop_control::LoopDevice;
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+const RANDOM_BYTES: usize = 12;
+
+/// A runtime directory, locked for this process.
+pub(super) struct Instance {
+    numbers: PathBuf,
+    name: String,
+    /// Holds the lock.
+    _lock: File,
+}
+
+impl Instance {
+    pub(super) fn claim(directory: &Path) -> Result<Self> {
+        let numbers = directory.join("numbers");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&numbers)
+            .context(|| format!("creating {}", numbers.display()))?;
+        let path = directory.join("instance");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .context(|| format!("opening {}", path.display()))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("another daemon serves loop exports from {}; stop it first", directory.display()),
+            )
+        })?;
+        let mut name = String::new();
+        lock.read_to_string(&mut name).context(|| format!("reading {}", path.display()))?;
+        if !is_name(&name) {
+            name = new_name()?;
+            lock.set_len(0)?;
+            lock.rewind()?;
+            lock.write_all(name.as_bytes()).context(|| format!("writing {}", path.display()))?;
+        }
+        Ok(Self { numbers, name, _lock: lock })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Clears the loop devices of a predecessor. Those that something still holds open fail all I/O, and the
+    /// kernel clears them when the last holder closes them; they are returned.
+    pub(super) fn clear_leftovers(&self) -> Result<Vec<LoopDevice>> {
+        let prefix = format!("/{}/", self.name);
+        let mut held = Vec::new();
+        for (device, file) in LoopDevice::configured()? {
+            if !file.starts_with(&prefix) {
+                continue;
+            }
+            device.clear_when_closed()?;
+            if device.is_configured() {
+                tracing::warn!(
+                    device = %device.path().display(),
+                    "a loop device of an earlier daemon is still in use; its I/O fails until it is unmounted"
+                );
+                held.push(device);
+            } else {
+                tracing::info!(device = %device.path().display(), "cleared a loop device of an earlier daemon");
+            }
+        }
+        Ok(held)
+    }
+
+    /// The number that an export had when it was last attached and not detached.
+    pub(super) fn remembered(&self, key: &ExportKey) -> Option<u32> {
+        fs::read_to_string(self.numbers.join(key.as_str())).ok()?.trim().parse().ok()
+    }
+
+    pub(super) fn remember(&self, key: &ExportKey, device: LoopDevice) -> Result<()> {
+        let path = self.numbers.join(key.as_str());
+        fs::write(&path, device.number().to_string()).context(|| format!("writing {}", path.display()))
+    }
+
+    pub(super) fn forget(&self, key: &ExportKey) {
+        let path = self.numbers.join(key.as_str());
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(%error, path = %path.display(), "the loop device number of an export is still remembered");
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    text.strip_prefix("parallax-").is_some_and(|random| {
+        random.len() == RANDOM_BYTES * 2 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+fn new_name() -> Result<String> {
+    let mut random = [0; RANDOM_BYTES];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut random))
+        .context(|| "reading /dev/urandom")?;
+    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("parallax-{digits}"))
+}

@@ -1,0 +1,216 @@
+//! Loop export: gives any [`BlockDevice`] a `/dev/loopN` on any kernel since 5.8, without a driver of our own.
+//!
+//! ```text
+//! pod, VM            open, mount
+//!   /dev/loopN       loop driver: direct I/O, discard, write-zeroes, flush
+//!     file           one for each export, in a FUSE mount that is attached nowhere (`mount.rs`)
+//!       /dev/fuse    threads that read requests (`filesystem.rs`), bounded by a gate (`limits.rs`)
+//!         Runtime    one task for each request (`served.rs`)
+//!           BlockDevice
+//! ```
+//!
+//! The daemon that serves its own machine's disks must obey these rules, or the machine can hang:
+//! 1. *No memory that waits for itself.* [`protect_process`] comes first in `main`, before any thread. The daemon
+//!    runs outside the memory limit of whoever uses its volumes.
+//! 2. *Never share a mount namespace with whoever mounts a volume*, and never touch a filesystem on a volume
+//!    (logs, configuration, working directory, binaries). The daemon's exit would otherwise wait for itself. The
+//!    FUSE mount itself is in no namespace at all.
+//! 3. *Hold nothing of its own open*: neither a loop device nor a file of the mount, beyond one call. Closing a
+//!    loop device last writes back its dirty pages; a process that is being killed cannot serve that.
+//! 4. *No child inherits the connection.* It ends, and fails all I/O, when its last descriptor closes; a
+//!    forgotten child would turn errors into a hang. (Descriptors are close-on-exec: exec, never only fork.)
+//! 5. *Every request is answered*, by success or error, in bounded time: that is the device's duty. A request
+//!    that is never answered leaves its caller in uninterruptible sleep until the daemon is killed.
+//!
+//! After the daemon dies, however it dies, requests in flight and new ones fail at once with EIO; nothing resumes.
+//! A filesystem on the device shuts itself down or goes read-only and can be unmounted; the next daemon clears the
+//! loop device (`instance.rs`), at once or when the last holder closes it.
+//!
+//! Semantics:
+//! * FLUSH reaches [`BlockDevice::flush`]; FUA is done by the block layer as write + FLUSH. While the kernel waits
+//!   for a flush it starts no new write on the same device.
+//! * Discard and write-zeroes that may unmap arrive as the same call, so both become write-zeroes that unmap.
+//! * A device without discard refuses punched holes once, after which the driver asks no more.
+//! * Errors keep their errno through FUSE and loop where the block layer has a status for it: a full pool is
+//!   ENOSPC to the writer, everything else EIO.
+
+mod attachment;
+mod filesystem;
+mod holders;
+mod instance;
+mod key;
+mod limits;
+mod mount;
+mod protect;
+mod served;
+
+use attachment::Attached;
+use filesystem::{Catalogue, LoopFilesystem};
+use fuser::{BackgroundSession, Config, Session, SessionACL};
+use instance::Instance;
+use limits::Gate;
+use mount::DetachedMount;
+use parallax_block::{BlockDevice, Error, ErrorKind, Result, ResultExt, Runtime};
+use parking_lot::{Mutex, RwLock};
+use served::{Engine, Served};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+pub use attachment::LoopAttachment;
+pub use key::ExportKey;
+pub use limits::Limits;
+pub use protect::{Protection, protect_process};
+
+/// Threads that read requests from the kernel.
+const FUSE_THREADS: usize = 2;
+
+/// All loop exports of this process.
+///
+/// Methods block, on the kernel and through it on the threads of this export: call them from a blocking thread,
+/// never from a task of the runtime given to [`LoopExports::start`].
+pub struct LoopExports {
+    limits: Limits,
+    catalogue: Arc<Catalogue>,
+    /// Attach, resize, detach and shutdown come one after another.
+    service: Mutex<Option<Service>>,
+    attached: RwLock<BTreeMap<ExportKey, Attached>>,
+}
+
+/// What exists while requests are served.
+struct Service {
+    instance: Instance,
+    mount: DetachedMount,
+    session: BackgroundSession,
+}
+
+impl LoopExports {
+    /// Takes the directory (made with mode 0700, best on tmpfs, on the host so that it outlives a container), clears
+    /// the loop devices that a killed predecessor left, and starts serving. FailedPrecondition while another
+    /// process serves the same directory.
+    pub fn start(directory: &Path, runtime: Arc<dyn Runtime>, limits: Limits) -> Result<Self> {
+        let instance = Instance::claim(directory)?;
+        instance.clear_leftovers()?;
+        let catalogue = Catalogue::new(instance.name().to_owned());
+        let engine = Engine { runtime, gate: Gate::new(limits.memory_bytes_max) };
+        let filesystem = LoopFilesystem { catalogue: Arc::clone(&catalogue), engine };
+        let (mount, connection) = DetachedMount::new()?;
+        let mut config = Config::default();
+        config.n_threads = Some(FUSE_THREADS);
+        config.clone_fd = true;
+        let session = Session::from_fd(filesystem, connection, SessionACL::Owner, config)
+            .and_then(Session::spawn)
+            .context(|| "starting the FUSE connection of the loop export")?;
+        Ok(Self {
+            limits,
+            catalogue,
+            service: Mutex::new(Some(Service { instance, mount, session })),
+            attached: RwLock::default(),
+        })
+    }
+
+    /// Gives `device` a loop device. The same key again answers with the device that it has; AlreadyExists if
+    /// that one differs in being read-only.
+    pub fn attach(
+        &self,
+        key: ExportKey,
+        device: Arc<dyn BlockDevice>,
+        read_only: bool,
+    ) -> Result<LoopAttachment> {
+        let service = self.service.lock();
+        let Service { instance, mount, .. } = service.as_ref().ok_or_else(mount::stopped)?;
+        let read_only = read_only || device.geometry().read_only;
+        if let Some(attached) = self.attached.read().get(&key) {
+            if attached.shown.read_only != read_only {
+                let present = if attached.shown.read_only { "read-only" } else { "writable" };
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("{key} is already attached, {present}; detach it first"),
+                ));
+            }
+            return Ok(attached.shown.clone());
+        }
+        let served = Arc::new(Served {
+            inode: self.catalogue.new_inode(),
+            device,
+            read_only,
+            failed: AtomicBool::new(false),
+            replies: RwLock::new(()),
+        });
+        self.catalogue.insert(&key, Arc::clone(&served));
+        let attached = Attached::new(&key, served, mount, &self.catalogue.path(&key), instance, &self.limits)
+            .inspect_err(|_| self.catalogue.remove(&key))
+            .context(|| format!("attaching {key}"))?;
+        let shown = attached.shown.clone();
+        self.attached.write().insert(key, attached);
+        Ok(shown)
+    }
+
+    /// Shows the present capacity of the device to whoever uses the loop device, while I/O runs.
+    pub fn resize(&self, key: &ExportKey) -> Result<LoopAttachment> {
+        let service = self.service.lock();
+        let Service { mount, .. } = service.as_ref().ok_or_else(mount::stopped)?;
+        let mut attached = self.attached.read().get(key).ok_or_else(|| not_attached(key))?.clone();
+        attached.resize(mount, &self.catalogue.path(key)).context(|| format!("resizing {key}"))?;
+        let shown = attached.shown.clone();
+        self.attached.write().insert(key.clone(), attached);
+        Ok(shown)
+    }
+
+    /// Takes the loop device away. NotFound if the key is not attached; FailedPrecondition, and nothing changes,
+    /// while someone has the device open or mounted.
+    pub fn detach(&self, key: &ExportKey) -> Result<()> {
+        let service = self.service.lock();
+        let Service { instance, .. } = service.as_ref().ok_or_else(mount::stopped)?;
+        self.detach_locked(instance, key)
+    }
+
+    fn detach_locked(&self, instance: &Instance, key: &ExportKey) -> Result<()> {
+        let attached = self.attached.read().get(key).ok_or_else(|| not_attached(key))?.clone();
+        attached.clear().context(|| format!("detaching {key}"))?;
+        self.attached.write().remove(key);
+        self.catalogue.remove(key);
+        instance.forget(key);
+        Ok(())
+    }
+
+    /// Every attachment, by key. Never waits for I/O.
+    pub fn list(&self) -> Vec<LoopAttachment> {
+        self.attached.read().values().map(|attached| attached.shown.clone()).collect()
+    }
+
+    /// Detaches what nobody holds open and stops serving. Answers with the exports that were still held: their I/O
+    /// fails from now on, and the kernel clears them when their last holder closes them.
+    pub fn shutdown(&self) -> Result<Vec<ExportKey>> {
+        let mut slot = self.service.lock();
+        let Some(service) = slot.take() else { return Ok(Vec::new()) };
+        let keys: Vec<ExportKey> = self.attached.read().keys().cloned().collect();
+        let mut held = Vec::new();
+        for key in keys {
+            if let Err(error) = self.detach_locked(&service.instance, &key) {
+                tracing::warn!(%key, %error, "a loop device is still in use; its I/O fails from now on");
+                held.push(key);
+            }
+        }
+        for attached in self.attached.read().values() {
+            attached.served.failed.store(true, Relaxed);
+            attached.device.clear_when_closed()?;
+        }
+        let Service { mount, session, .. } = service;
+        drop(mount);
+        if held.is_empty() {
+            // With the last file and the mount gone, the kernel ends the connection and its threads see that.
+            session.join().context(|| "ending the FUSE connection of the loop export")?;
+        }
+        Ok(held)
+    }
+}
+
+fn not_attached(key: &ExportKey) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{key} is not attached on this node"))
+}
