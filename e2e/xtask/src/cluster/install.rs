@@ -1,0 +1,40 @@
+//! Brings Parallax into the development cluster: its image, its chart.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{Layout, NAMESPACE, addons, helm, up};
+use crate::build::{self, Profile};
+use crate::image;
+use crate::process;
+use crate::say;
+use crate::world::World;
+
+/// Size of the development pool's file. Sparse: it takes what is written.
+const POOL_SIZE: &str = "40GiB";
+
+/// Builds, imports and installs; an unchanged installation is left alone.
+pub(crate) fn run(world: &World, profile: Profile) -> Result<()> {
+    addons::install(world)?;
+    let binaries = build::project_binaries(world, profile)?;
+    let image = image::project(world, &binaries)?;
+    up::import(world, std::slice::from_ref(&image))?;
+    let reference = &image.names()[0];
+    let (repository, tag) = reference.rsplit_once(':').context("an image name without a tag")?;
+    let values = json!({
+        "image": {"registry": "", "repository": repository, "tag": tag, "pullPolicy": "Never"},
+        "controller": {"replicas": 1},
+        "pool": {"path": "/var/lib/parallax/pool.img", "create": {"size": POOL_SIZE}},
+    });
+    let file = Layout::of(world).at("values.json");
+    fs::write(&file, values.to_string()).context("writing the chart's values")?;
+    say::step("installing the chart", || {
+        let mut command = helm(world, &["upgrade", "--install", "parallax"]);
+        command.arg(world.repo.join("charts/parallax")).arg("--values").arg(&file);
+        command.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"]);
+        process::output(&mut command, Duration::from_secs(240)).map(drop)
+    })
+}

@@ -1,0 +1,229 @@
+//! `ci`: every stage of continuous integration, timed; a failing stage does not hide the later ones.
+//!
+//! The last line is `N passed, N failed`: the sum over all stages. A stage that is one check counts as one.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::manifests;
+use crate::build::{self, HELM};
+use crate::process::{self, BUILD};
+use crate::say;
+use crate::world::World;
+
+/// Programs that the stages take from Debian.
+pub(crate) const PACKAGES: &[(&str, &str)] = &[
+    ("cc", "gcc"),
+    ("cmake", "cmake"),
+    ("make", "make"),
+    ("qemu-img", "qemu-utils"),
+    ("nbdinfo", "libnbd-bin"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("strip", "binutils"),
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only the stages whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Leave out the stages that need root and a cluster.
+    #[arg(long)]
+    no_cluster: bool,
+}
+
+/// Tests of one stage.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+}
+
+impl Count {
+    /// A stage that is a single check.
+    pub(crate) const ONE: Self = Self { passed: 1, failed: 0 };
+}
+
+struct Stage {
+    name: &'static str,
+    cluster: bool,
+    run: fn(&World) -> Result<Count>,
+}
+
+const STAGES: &[Stage] = &[
+    Stage { name: "format", cluster: false, run: format },
+    Stage { name: "clippy", cluster: false, run: clippy },
+    Stage { name: "licences and sources", cluster: false, run: deny },
+    Stage { name: "unit tests", cluster: false, run: tests },
+    Stage { name: "chart and manifests", cluster: false, run: chart },
+];
+
+pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
+    let begun = Instant::now();
+    build::install(PACKAGES)?;
+    let mut rows = Vec::new();
+    for stage in STAGES {
+        if args.only.as_ref().is_some_and(|only| !stage.name.contains(only.as_str())) {
+            continue;
+        }
+        if stage.cluster && args.no_cluster {
+            continue;
+        }
+        println!("\n{}", say::bold(stage.name));
+        let begun = Instant::now();
+        let outcome = (stage.run)(world);
+        if let Err(error) = &outcome {
+            say::failure(error);
+        }
+        rows.push((stage.name, outcome, begun.elapsed()));
+    }
+    let total = report(&rows, begun.elapsed());
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.failed > 0 {
+        bail!(
+            "{} failed",
+            if total.failed == 1 { "one check".into() } else { format!("{} checks", total.failed) }
+        );
+    }
+    Ok(())
+}
+
+/// Prints the table; a stage that could not run counts as one failure.
+fn report(rows: &[(&str, Result<Count>, Duration)], took: Duration) -> Count {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["stage", "passed", "failed", "time"]);
+    let mut total = Count::default();
+    for (name, outcome, took) in rows {
+        let count = outcome.as_ref().copied().unwrap_or(Count { passed: 0, failed: 1 });
+        total.passed += count.passed;
+        total.failed += count.failed;
+        table.add_row([
+            (*name).to_owned(),
+            count.passed.to_string(),
+            count.failed.to_string(),
+            say::seconds(*took),
+        ]);
+    }
+    table.add_row(["all".into(), total.passed.to_string(), total.failed.to_string(), say::seconds(took)]);
+    for column in 1..4 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    println!("\n{table}\n");
+    total
+}
+
+fn cargo(world: &World, arguments: &[&str]) -> std::process::Command {
+    let mut command = process::command(env!("CARGO"));
+    command.current_dir(&world.repo).args(arguments);
+    command
+}
+
+fn format(world: &World) -> Result<Count> {
+    process::shown(&mut cargo(world, &["fmt", "--all", "--check"]), BUILD)?;
+    Ok(Count::ONE)
+}
+
+fn clippy(world: &World) -> Result<Count> {
+    let arguments = ["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    process::shown(&mut cargo(world, &arguments), BUILD)?;
+    Ok(Count::ONE)
+}
+
+/// Version of cargo-deny, pinned: its configuration changes between versions.
+const DENY_VERSION: &str = "0.20.2";
+
+fn deny(world: &World) -> Result<Count> {
+    let root = world.cache.join(format!("cargo-deny-{DENY_VERSION}"));
+    let program = root.join("bin/cargo-deny");
+    if !program.exists() {
+        say::step("building cargo-deny", || {
+            let mut command = process::command(env!("CARGO"));
+            command.args(["install", "cargo-deny", "--version", DENY_VERSION, "--locked", "--debug"]);
+            command.args(["--no-default-features", "--root"]).arg(&root);
+            // Its build must not land in the repository's own target directory.
+            command.env("CARGO_TARGET_DIR", root.join("target"));
+            process::logged(&mut command, &world.cache.join("cargo-deny.log"), BUILD)?;
+            std::fs::remove_dir_all(root.join("target")).context("removing what building cargo-deny left")
+        })?;
+    }
+    let mut command = process::command(program);
+    command.current_dir(&world.repo).args(["--offline", "check", "licenses", "bans", "sources"]);
+    process::shown(&mut command, BUILD)?;
+    Ok(Count::ONE)
+}
+
+fn tests(world: &World) -> Result<Count> {
+    let mut command = cargo(world, &["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let log = world.cache.join("unit-tests.log");
+    std::fs::remove_file(&log).ok();
+    let outcome = process::logged(&mut command, &log, BUILD);
+    let text = std::fs::read_to_string(&log).context("reading the log of the unit tests")?;
+    let mut count = sums(&text);
+    println!("{} passed, {} failed; log {}", count.passed, count.failed, log.display());
+    for line in text.lines().filter(|line| line.starts_with("test ") && line.ends_with("FAILED")) {
+        println!("  {}", say::bad(line));
+    }
+    if let Err(error) = outcome
+        && count.failed == 0
+    {
+        // Something did not even compile.
+        say::failure(&error);
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+/// Adds up the closing lines of cargo's test programs.
+fn sums(text: &str) -> Count {
+    let mut count = Count::default();
+    for line in text.lines().filter(|line| line.starts_with("test result:")) {
+        let mut words = line.split([' ', ';']).filter(|word| !word.is_empty()).peekable();
+        while let Some(word) = words.next() {
+            let Ok(number) = word.parse::<u64>() else { continue };
+            match words.peek() {
+                Some(&"passed") => count.passed += number,
+                Some(&"failed") => count.failed += number,
+                _ => {}
+            }
+        }
+    }
+    count
+}
+
+fn chart(world: &World) -> Result<Count> {
+    HELM.ensure(world)?;
+    let mut lint = crate::cluster::helm(world, &["lint", "--strict"]);
+    lint.arg(world.repo.join("charts/parallax"));
+    process::output(&mut lint, BUILD)?;
+    manifests::run(world, &manifests::Args { check: true })?;
+    Ok(Count { passed: 2, failed: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sums_of_several_test_programs_are_added() {
+        let text = "running 3 tests\n\
+            test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+            noise 7 passed\n\
+            test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+        assert_eq!(sums(text), Count { passed: 5, failed: 1 });
+    }
+
+    #[test]
+    fn a_stage_that_could_not_run_is_a_failure() {
+        let rows = [
+            ("good", Ok(Count { passed: 4, failed: 0 }), Duration::ZERO),
+            ("broken", Err(anyhow::anyhow!("no compiler")), Duration::ZERO),
+        ];
+        assert_eq!(report(&rows, Duration::ZERO), Count { passed: 4, failed: 1 });
+    }
+}

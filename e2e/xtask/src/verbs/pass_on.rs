@@ -1,0 +1,29 @@
+//! `bench` and `drill`: built and started by their usual names, with the arguments that were given.
+
+use anyhow::Result;
+
+use crate::process::{self, BUILD};
+use crate::world::World;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Passed on.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// `parallax bench`, compiled for release.
+pub(crate) fn bench(world: &World, args: &Args) -> Result<()> {
+    let mut command = process::command(env!("CARGO"));
+    command.current_dir(&world.repo);
+    command.args(["run", "--quiet", "--release", "--bin", "parallax", "--", "bench"]).args(&args.arguments);
+    process::shown(&mut command, BUILD)
+}
+
+/// The engine inside the simulator.
+pub(crate) fn drill(world: &World, args: &Args) -> Result<()> {
+    let mut command = process::command(env!("CARGO"));
+    command.current_dir(&world.repo);
+    command.args(["run", "--quiet", "--release", "-p", "parallax-drill", "--"]).args(&args.arguments);
+    process::shown(&mut command, BUILD)
+}
