@@ -38,6 +38,8 @@ pub(super) struct Attached {
     pub(super) shown: LoopAttachment,
     pub(super) device: LoopDevice,
     pub(super) served: Arc<Served>,
+    /// Limits of the queue before they were ours: they stay with a loop device whatever file is behind it.
+    untuned: Vec<(PathBuf, String)>,
 }
 
 impl Attached {
@@ -73,14 +75,11 @@ impl Attached {
             let file = mount.open(file, served.read_only)?;
             LoopDevice::configure(file.as_fd(), &options)?
         };
-        let attached =
+        let mut attached =
             Self::checked(key, device, served).inspect_err(|_| drop(device.clear_when_closed()))?;
         instance.remember(key, device).inspect_err(|_| drop(device.clear_when_closed()))?;
         attached.tune("max_sectors_kb", limits.request_bytes_max / 1024);
         attached.tune("nr_requests", limits.queue_depth);
-        if geometry.discard_granularity == 0 {
-            attached.tune("discard_max_bytes", 0);
-        }
         Ok(attached)
     }
 
@@ -110,14 +109,26 @@ impl Attached {
                 format!("{} offers {} bytes of {}", shown.path.display(), shown.capacity, geometry.capacity),
             ));
         }
-        Ok(Self { shown, device, served })
+        Ok(Self { shown, device, served, untuned: Vec::new() })
     }
 
     /// Sets a limit of the device's queue. Without it the device works, only less bounded.
-    fn tune(&self, name: &str, value: u32) {
+    fn tune(&mut self, name: &str, value: u32) {
         let path = self.device.sysfs().join("queue").join(name);
-        if let Err(error) = fs::write(&path, value.to_string()) {
-            tracing::warn!(%error, path = %path.display(), value, "a limit of a loop device stays at its default");
+        let previous = fs::read_to_string(&path);
+        match previous.and_then(|previous| fs::write(&path, value.to_string()).map(|()| previous)) {
+            Ok(previous) => self.untuned.push((path, previous)),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), value, "a limit of a loop device stays as it is");
+            }
+        }
+    }
+
+    fn untune(&self) {
+        for (path, previous) in &self.untuned {
+            if let Err(error) = fs::write(path, previous) {
+                tracing::debug!(%error, path = %path.display(), "a limit of a loop device stays as it was for us");
+            }
         }
     }
 
@@ -155,6 +166,7 @@ impl Attached {
     pub(super) fn clear(&self) -> Result<()> {
         for _ in 0..CLEAR_ATTEMPTS_MAX {
             if self.device.clear()? {
+                self.untune();
                 return Ok(());
             }
             thread::sleep(CLEAR_PAUSE);

@@ -1,0 +1,7 @@
+//! The loop export on the real kernel: filesystems, verified I/O, discard, flush, growth, errors.
+//!
+//! Needs root, /dev/fuse and /dev/loop-control; without the two devices the tests say so and pass.
+
+mod filesystem;
+mod raw;
+mod world;
