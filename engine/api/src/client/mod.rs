@@ -119,7 +119,8 @@ impl Client {
         Ok(Self::over(channel))
     }
 
-    fn over(channel: Channel) -> Self {
+    /// Speaks over a channel that the caller made: for places that are found in another way than by address.
+    pub fn over(channel: Channel) -> Self {
         Self { channel, deadline: REQUEST_TIMEOUT }
     }
 
