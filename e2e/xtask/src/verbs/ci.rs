@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::manifests;
-use crate::build::{self, HELM};
+use crate::build::{self, HELM, KUBERNETES};
 use crate::process::{self, BUILD};
 use crate::say;
 use crate::world::World;
@@ -196,13 +196,48 @@ fn sums(text: &str) -> Count {
     count
 }
 
+/// Values that the chart must refuse, each with a word of the refusal.
+const REFUSED: &[(&str, &str)] = &[
+    ("pool.paht=/dev/x", "paht"),
+    ("pool.path=relative", "path"),
+    ("daemon.managerPort=80", "managerPort"),
+    ("image.digest=latest", "digest"),
+    ("tls.managerSecret=mine", "controllerSecret"),
+];
+
 fn chart(world: &World) -> Result<Count> {
     HELM.ensure(world)?;
-    let mut lint = crate::cluster::helm(world, &["lint", "--strict"]);
-    lint.arg(world.repo.join("charts/parallax"));
-    process::output(&mut lint, BUILD)?;
-    manifests::run(world, &manifests::Args { check: true })?;
-    Ok(Count { passed: 2, failed: 0 })
+    let chart = world.repo.join("charts/parallax");
+    let mut count = Count::default();
+    let mut check = |what: &str, outcome: Result<()>| match outcome {
+        Ok(()) => count.passed += 1,
+        Err(error) => {
+            println!("{} {what}", say::bad("failed:"));
+            say::failure(&error);
+            count.failed += 1;
+        }
+    };
+    for values in ["device-values.yaml", "file-values.yaml"] {
+        let values = chart.join("ci").join(values);
+        for verb in [&["lint", "--strict"][..], &["template", "parallax"]] {
+            let mut command = crate::cluster::helm(world, verb);
+            command.arg(&chart).arg("--values").arg(&values).args(["--kube-version", KUBERNETES.version]);
+            check("the chart renders", process::output(&mut command, BUILD).map(drop));
+        }
+    }
+    for (value, word) in REFUSED {
+        let mut command = crate::cluster::helm(world, &["template", "parallax"]);
+        command.arg(&chart).args(["--kube-version", KUBERNETES.version]);
+        command.args(["--set", "pool.path=/dev/pool", "--set", value]);
+        let refused = match process::output(&mut command, BUILD) {
+            Ok(_) => Err(anyhow::anyhow!("the chart accepts {value}")),
+            Err(error) if format!("{error:#}").contains(word) => Ok(()),
+            Err(error) => Err(error.context(format!("{value} is refused for another reason"))),
+        };
+        check("a wrong value is refused", refused);
+    }
+    check("manifests/ is what the chart renders", manifests::run(world, &manifests::Args { check: true }));
+    Ok(count)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::HELM;
+use crate::build::{HELM, KUBERNETES};
 use crate::cluster::NAMESPACE;
 use crate::process::{self, COMMAND};
 use crate::say;
@@ -47,16 +47,18 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
 
 /// Files of `manifests/` and their text.
 fn render(world: &World) -> Result<Vec<(&'static str, String)>> {
-    let template = |extra: &[&str]| {
+    let template = || {
         let mut command = crate::cluster::helm(world, &["template", "parallax"]);
-        command.arg(world.repo.join("charts/parallax")).args(["--namespace", NAMESPACE]);
+        let chart = world.repo.join("charts/parallax");
+        command.arg(&chart).args(["--namespace", NAMESPACE, "--skip-tests"]);
         // Certificates would differ at every run; whoever applies files brings their own.
-        command.args(["--set", "tls.existingSecret=parallax-tls", "--skip-tests"]).args(extra);
+        command.arg("--values").arg(chart.join("ci/device-values.yaml"));
+        command.args(["--kube-version", KUBERNETES.version]);
         process::output(&mut command, COMMAND)
     };
     let namespace = format!(
         "{HEADER}apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n  labels:\n    \
          pod-security.kubernetes.io/enforce: privileged\n"
     );
-    Ok(vec![("namespace.yaml", namespace), ("parallax.yaml", format!("{HEADER}{}", template(&[])?))])
+    Ok(vec![("namespace.yaml", namespace), ("parallax.yaml", format!("{HEADER}{}", template()?))])
 }
