@@ -1,2 +1,75 @@
-//! Entry point.
-fn main() {}
+//! The node daemon.
+#![forbid(unsafe_code)]
+
+use clap::Parser;
+use parallax_export::loop_export::protect_process;
+use parallaxd::{
+    config::{Config, DEFAULT_PATH},
+    daemon, logging,
+};
+use std::{path::PathBuf, process::ExitCode};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves volumes of a Parallax pool on this node.
+#[derive(Debug, Parser)]
+#[command(name = "parallaxd", version)]
+struct Arguments {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH, env = "PARALLAXD_CONFIG")]
+    config: PathBuf,
+
+    /// Checks the configuration and what it names on this machine, and exits.
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    // Before any other thread exists: threads inherit it.
+    let protection = protect_process();
+    let arguments = Arguments::parse();
+    match run(&arguments, protection.io_flusher, protection.memory_locked) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("parallaxd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, io_flusher: bool, memory_locked: bool) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&arguments.config)?;
+    config.check_machine()?;
+    if arguments.check_config {
+        println!("{}: ok", arguments.config.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    logging::start(&config.log)?;
+    if !io_flusher || !memory_locked {
+        tracing::warn!(
+            io_flusher,
+            memory_locked,
+            "not protected against memory pressure: give the daemon CAP_SYS_RESOURCE and CAP_IPC_LOCK"
+        );
+    }
+    // The control plane is small; data moves on threads of its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        anyhow::Ok(daemon::run(config, io_flusher, stop).await?)
+    })?;
+    // A worker that hangs in the kernel must not keep the process.
+    runtime.shutdown_background();
+    Ok(code)
+}

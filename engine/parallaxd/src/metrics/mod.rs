@@ -1,0 +1,64 @@
+//! Figures for Prometheus.
+//!
+//! Counters of the data path are per volume and per thread ([`volume`]); the rest is counted where it happens.
+//! A scrape ([`scrape`]) sums and asks the pool for its fill; [`http`] serves it on loopback.
+
+pub mod http;
+pub mod scrape;
+pub mod volume;
+
+use parallax_store::GcProgress;
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// Counts of the control plane.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Snapshots taken.
+    pub snapshots_taken: AtomicU64,
+    /// Snapshots deleted.
+    pub snapshots_deleted: AtomicU64,
+    /// Time that taking snapshots took, in nanoseconds.
+    pub snapshot_nanoseconds: AtomicU64,
+    /// Volumes created.
+    pub volumes_created: AtomicU64,
+    /// Volumes deleted.
+    pub volumes_deleted: AtomicU64,
+    /// Collections that ended well.
+    pub collections: AtomicU64,
+    /// Collections that failed.
+    pub collections_failed: AtomicU64,
+    /// Bytes that collections brought back.
+    pub collected_bytes: AtomicU64,
+    /// Time that collections took, in milliseconds.
+    pub collection_milliseconds: AtomicU64,
+    /// Whether the pool's device did not answer the last probe.
+    pub device_failing: AtomicBool,
+}
+
+impl Metrics {
+    /// One more, for any of the counters.
+    pub fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Snapshots were taken in one request.
+    pub fn snapshots(&self, count: usize, took: Duration) {
+        Self::add(&self.snapshots_taken, count as u64);
+        Self::add(&self.snapshot_nanoseconds, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// A collection ended.
+    pub fn collected(&self, took: Duration, done: Option<&GcProgress>) {
+        Self::add(&self.collection_milliseconds, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        match done {
+            Some(done) => {
+                Self::add(&self.collections, 1);
+                Self::add(&self.collected_bytes, done.freed_data + done.freed_metadata);
+            }
+            None => Self::add(&self.collections_failed, 1),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Errors of the engine as gRPC codes, by the table at the head of the protocol.
+
+use parallax_block::{Error, ErrorKind};
+use tonic::{Code, Status};
+
+/// The status that a caller gets for an error.
+pub fn to_status(error: Error) -> Status {
+    Status::new(code(error.kind()), error.to_string())
+}
+
+fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::OutOfSpace | ErrorKind::Exhausted => Code::ResourceExhausted,
+        ErrorKind::Corrupt => Code::DataLoss,
+        ErrorKind::Busy | ErrorKind::ReadOnly | ErrorKind::FailedPrecondition | ErrorKind::Incompatible => {
+            Code::FailedPrecondition
+        }
+        ErrorKind::Unsupported => Code::Unimplemented,
+        // It may have taken effect, and asking again finds out: never INTERNAL, which some callers take for final.
+        ErrorKind::Io | ErrorKind::Fenced | ErrorKind::Cancelled => Code::Unavailable,
+        _ => Code::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_happened_is_never_internal() {
+        for kind in [ErrorKind::Io, ErrorKind::Fenced, ErrorKind::Cancelled] {
+            assert_eq!(to_status(Error::new(kind, "x")).code(), Code::Unavailable);
+        }
+    }
+
+    #[test]
+    fn damage_and_fullness_have_codes_of_their_own() {
+        let status = to_status(Error::corrupt("bad checksum").context("volume db"));
+        assert_eq!((status.code(), status.message()), (Code::DataLoss, "volume db: bad checksum"));
+        assert_eq!(to_status(Error::new(ErrorKind::OutOfSpace, "full")).code(), Code::ResourceExhausted);
+    }
+}
