@@ -137,9 +137,12 @@ impl Stream {
         let _ = rustix::net::shutdown(&*self.0, rustix::net::Shutdown::Both);
     }
 
-    /// Asks for a send buffer of this size. The kernel may give less.
+    /// Asks for a send buffer of this size; beyond the system's limit where the process may. The kernel may give
+    /// less.
     pub fn set_send_buffer(&self, bytes: usize) -> Result<()> {
-        rustix::net::sockopt::set_socket_send_buffer_size(&*self.0, bytes)
+        use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
+        set_socket_send_buffer_size_force(&*self.0, bytes)
+            .or_else(|_| set_socket_send_buffer_size(&*self.0, bytes))
             .map_err(std::io::Error::from)
             .context(|| "sizing a send buffer")
     }

@@ -36,6 +36,8 @@ pub enum SendPart {
         /// How many of them are sent.
         length: u8,
     },
+    /// Bytes of any number, such as a message.
+    Bytes(Vec<u8>),
     /// All of a buffer.
     Data(Buffer),
 }
@@ -54,6 +56,7 @@ impl SendPart {
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Inline { bytes, length } => &bytes[..usize::from(*length)],
+            Self::Bytes(bytes) => bytes,
             Self::Data(buffer) => buffer,
         }
     }

@@ -1,13 +1,41 @@
 //! A userspace NBD server on a Unix socket.
+//!
+//! ```text
+//! NbdServerHandle (control)            one for a server: exports come and go, connections end, shutdown
+//!        |
+//!     registry  ---- Seat ----+
+//!        |                    |
+//!   accept loop  ->  connection (queue): handshake -> requests -> device -> replies, all on one reactor
+//! ```
+//!
+//! Control and queues are different objects on purpose. The control handle may be used from any thread and never
+//! touches data. A queue belongs to one reactor and asks nobody for anything but its device. Every way of serving
+//! a device has the same two halves: a kernel NBD device is one control handle that gives its sockets to queues
+//! like these, and a ublk device is one control handle with a queue per hardware queue.
+//!
+//! Invariants:
+//! * What a client sends is checked before it is used; bytes that are no protocol close that connection only.
+//! * Connections, requests in flight, and bytes in flight are bounded.
+//! * A flush covers the completed writes of all connections, since all of them go to one device.
+//!
+//! The socket is for its owner (0600); there is no TLS, which would protect nothing here.
 
-use parallax_block::{BlockDevice, Error, ErrorKind, Result};
-use parallax_device::ReactorHandle;
-use std::{
-    convert::Infallible,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod flow;
+mod handshake;
+mod input;
+mod option;
+mod pool;
+mod queue;
+mod registry;
+mod request;
+mod server;
+mod socket;
+mod wire;
+
+pub use server::{NbdServer, NbdServerHandle};
+
+use parallax_block::BlockDevice;
+use std::{sync::Arc, time::Duration};
 
 /// A device offered under a name.
 #[derive(Clone)]
@@ -46,51 +74,5 @@ impl Default for Limits {
             request_bytes_max: 32 << 20,
             handshake: Duration::from_secs(10),
         }
-    }
-}
-
-/// Starts servers.
-pub struct NbdServer;
-
-impl NbdServer {
-    /// Listens on `socket`; connections are spread over the reactors.
-    pub fn start(
-        _reactors: &[ReactorHandle],
-        _socket: &Path,
-        _exports: Vec<NbdExport>,
-        _limits: Limits,
-    ) -> Result<NbdServerHandle> {
-        Err(Error::new(ErrorKind::Unsupported, "the NBD server is not built into this version"))
-    }
-}
-
-/// Control handle of a running server; cheap to clone.
-#[derive(Clone)]
-pub struct NbdServerHandle(Infallible);
-
-impl NbdServerHandle {
-    /// Offers another export. `AlreadyExists` if the name is taken.
-    pub fn add_export(&self, _export: NbdExport) -> Result<()> {
-        match self.0 {}
-    }
-
-    /// Stops offering an export: closes its connections after what they have in flight, and waits for that.
-    pub async fn remove_export(&self, _name: &str) -> Result<()> {
-        match self.0 {}
-    }
-
-    /// Number of clients that are using the named export.
-    pub fn connections(&self, _name: &str) -> usize {
-        match self.0 {}
-    }
-
-    /// Where it listens.
-    pub fn socket(&self) -> PathBuf {
-        match self.0 {}
-    }
-
-    /// Stops listening, lets requests in flight finish, closes every connection, removes the socket.
-    pub async fn shutdown(&self) {
-        match self.0 {}
     }
 }
