@@ -13,10 +13,8 @@
 mod build;
 mod cluster;
 mod image;
-mod process;
-mod say;
+mod local;
 mod verbs;
-mod wait;
 mod world;
 
 use std::process::ExitCode;
@@ -70,7 +68,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say::failure(&error);
+            parallax_e2e::say::failure(&error);
             ExitCode::FAILURE
         }
     }

@@ -5,8 +5,8 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{self, BUILD};
-use crate::say;
+use parallax_e2e::process::{self, BUILD};
+use parallax_e2e::say;
 
 /// Makes sure that each program is on PATH; `wanted` pairs a program with the package that has it.
 ///

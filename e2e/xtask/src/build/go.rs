@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::debian;
-use crate::process::{self, BUILD};
-use crate::say;
 use crate::world::World;
+use parallax_e2e::process::{self, BUILD};
+use parallax_e2e::say;
 
 /// Version of Kubernetes that everything else follows.
 const KUBERNETES_VERSION: &str = "1.36.3";

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::process::{self, BUILD};
-use crate::say;
 use crate::world::World;
+use parallax_e2e::process::{self, BUILD};
+use parallax_e2e::say;
 
 /// How the project's programs are compiled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::kubectl;
-use crate::process::{self, COMMAND};
-use crate::say;
 use crate::world::World;
+use parallax_e2e::process::{self, COMMAND};
+use parallax_e2e::say;
 
 /// Where the published module with the API's definitions is unpacked by Go.
 fn module(name: &str) -> Result<PathBuf> {

@@ -13,9 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::files::CGROUP;
 use super::up::cgroup_hierarchies;
 use super::{Layout, NAMESPACE, helm, kubectl, network, status};
-use crate::process::{self, COMMAND};
 use crate::world::World;
-use crate::{say, wait};
+use parallax_e2e::process::{self, COMMAND};
+use parallax_e2e::{say, wait};
 
 const KILL: Duration = Duration::from_secs(30);
 

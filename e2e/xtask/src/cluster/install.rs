@@ -9,9 +9,9 @@ use serde_json::json;
 use super::{Layout, NAMESPACE, addons, helm, up};
 use crate::build::{self, Profile};
 use crate::image;
-use crate::process;
-use crate::say;
 use crate::world::World;
+use parallax_e2e::process;
+use parallax_e2e::say;
 
 /// Size of the development pool's file. Sparse: it takes what is written.
 const POOL_SIZE: &str = "40GiB";

@@ -30,8 +30,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::build::{HELM, KUBERNETES};
-use crate::process;
 use crate::world::World;
+use parallax_e2e::process;
 
 /// Name of the only node.
 pub(crate) const NODE: &str = "parallax-node";

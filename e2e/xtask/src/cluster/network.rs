@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::process::{self, COMMAND};
+use parallax_e2e::process::{self, COMMAND};
 
 /// The bridge's name.
 pub(crate) const BRIDGE: &str = "plx0";

@@ -7,9 +7,9 @@ use anyhow::Result;
 
 use super::parts::Plan;
 use super::{Layout, NAMESPACE, kubectl, parts};
-use crate::process;
-use crate::say;
 use crate::world::World;
+use parallax_e2e::process;
+use parallax_e2e::say;
 
 /// Process id of `unshare`, outside the node, when it runs.
 pub(crate) fn supervisor(layout: &Layout) -> Option<u32> {

@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use rustix::process::{WaitOptions, wait};
 
 use super::parts::{Part, Plan};
-use crate::process::{self, COMMAND};
+use parallax_e2e::process::{self, COMMAND};
 
 /// A part that keeps ending is not started more often than this.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);

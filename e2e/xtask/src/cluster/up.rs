@@ -10,9 +10,9 @@ use super::files::CGROUP;
 use super::{Layout, NODE, kubectl, network, parts, status};
 use crate::build::{self, FOR_CLUSTER};
 use crate::image::{self, Image};
-use crate::process::{self, COMMAND};
 use crate::world::World;
-use crate::{say, wait};
+use parallax_e2e::process::{self, COMMAND};
+use parallax_e2e::{say, wait};
 
 /// Programs that the cluster takes from Debian.
 pub(crate) const PACKAGES: &[(&str, &str)] = &[

@@ -8,9 +8,9 @@ use super::Image;
 use super::archive::{Entry, Recipe};
 use super::root::{Packages, Root};
 use crate::build::{self, AGNHOST, CSI_SIDECARS, ProjectBinaries};
-use crate::process::{self, COMMAND};
-use crate::say;
 use crate::world::World;
+use parallax_e2e::process::{self, COMMAND};
+use parallax_e2e::say;
 
 /// The image of every pod's first container, by the name that containerd is configured with.
 pub(crate) const PAUSE: &str = "registry.k8s.io/pause:3.10.2";

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::archive::{digest_of, hex};
 use crate::build;
-use crate::process::{self, BUILD};
-use crate::say;
 use crate::world::World;
+use parallax_e2e::process::{self, BUILD};
+use parallax_e2e::say;
 
 /// A root file system as a tar file with its digest.
 #[derive(Clone, Debug)]

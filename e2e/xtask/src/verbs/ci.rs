@@ -9,9 +9,9 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::manifests;
 use crate::build::{self, HELM, KUBERNETES};
-use crate::process::{self, BUILD};
-use crate::say;
 use crate::world::World;
+use parallax_e2e::process::{self, BUILD};
+use parallax_e2e::say;
 
 /// Programs that the stages take from Debian.
 pub(crate) const PACKAGES: &[(&str, &str)] = &[

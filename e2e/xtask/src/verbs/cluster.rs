@@ -7,8 +7,8 @@ use clap::Subcommand;
 
 use crate::build::Profile;
 use crate::cluster::{Layout, down, install, status, supervisor, up};
-use crate::say;
 use crate::world::World;
+use parallax_e2e::say;
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{HELM, KUBERNETES};
 use crate::cluster::NAMESPACE;
-use crate::process::{self, COMMAND};
-use crate::say;
 use crate::world::World;
+use parallax_e2e::process::{self, COMMAND};
+use parallax_e2e::say;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::process::{self, BUILD};
 use crate::world::World;
+use parallax_e2e::process::{self, BUILD};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

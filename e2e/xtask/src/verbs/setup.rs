@@ -6,8 +6,8 @@ use super::ci;
 use crate::build::{self, CSI_SANITY, FOR_CLUSTER, KUBERNETES_E2E};
 use crate::cluster::up;
 use crate::image;
-use crate::say;
 use crate::world::World;
+use parallax_e2e::say;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -16,19 +16,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Long enough for any single command that is not a build.
-pub(crate) const COMMAND: Duration = Duration::from_secs(120);
+pub const COMMAND: Duration = Duration::from_secs(120);
 /// Long enough for a cold build of the largest program.
-pub(crate) const BUILD: Duration = Duration::from_secs(40 * 60);
+pub const BUILD: Duration = Duration::from_secs(40 * 60);
 
 /// Begins a command.
-pub(crate) fn command(program: impl AsRef<Path>) -> Command {
+pub fn command(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new(program.as_ref());
     command.stdin(Stdio::null());
     command
 }
 
 /// Runs to the end and gives back standard output; an error carries the end of standard error.
-pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<String> {
+pub fn output(command: &mut Command, limit: Duration) -> Result<String> {
     let shown = show(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -48,7 +48,7 @@ pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<String> {
 }
 
 /// Runs to the end with all output in the file `log`; an error carries the end of it.
-pub(crate) fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
+pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
     let shown = show(command);
     let file = append(log)?;
     let mut child = command
@@ -65,7 +65,7 @@ pub(crate) fn logged(command: &mut Command, log: &Path, limit: Duration) -> Resu
 }
 
 /// Runs to the end with the terminal's own output.
-pub(crate) fn shown(command: &mut Command, limit: Duration) -> Result<()> {
+pub fn shown(command: &mut Command, limit: Duration) -> Result<()> {
     let text = show(command);
     let mut child = command.spawn().with_context(|| format!("starting {text}"))?;
     let status = finish(&mut child, &text, limit)?;
@@ -76,7 +76,7 @@ pub(crate) fn shown(command: &mut Command, limit: Duration) -> Result<()> {
 }
 
 /// Starts a program that goes on; its output is appended to `log`.
-pub(crate) fn background(command: &mut Command, log: &Path) -> Result<Child> {
+pub fn background(command: &mut Command, log: &Path) -> Result<Child> {
     let shown = show(command);
     let file = append(log)?;
     command
@@ -88,7 +88,7 @@ pub(crate) fn background(command: &mut Command, log: &Path) -> Result<Child> {
 }
 
 /// Waits for the end of `child` without polling; kills it at the deadline.
-pub(crate) fn finish(child: &mut Child, shown: &str, limit: Duration) -> Result<ExitStatus> {
+pub fn finish(child: &mut Child, shown: &str, limit: Duration) -> Result<ExitStatus> {
     if let Some(status) = child.try_wait().with_context(|| format!("waiting for {shown}"))? {
         return Ok(status);
     }
@@ -101,7 +101,7 @@ pub(crate) fn finish(child: &mut Child, shown: &str, limit: Duration) -> Result<
 }
 
 /// Whether the process ends (or has ended) within `limit`.
-pub(crate) fn ends_within(pid: u32, limit: Duration) -> Result<bool> {
+pub fn ends_within(pid: u32, limit: Duration) -> Result<bool> {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(true) };
     let fd = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(fd) => fd,
@@ -122,7 +122,7 @@ pub(crate) fn ends_within(pid: u32, limit: Duration) -> Result<bool> {
 }
 
 /// The command as a person would type it, shortened.
-pub(crate) fn show(command: &Command) -> String {
+pub fn show(command: &Command) -> String {
     let mut text = Path::new(command.get_program())
         .file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -137,7 +137,7 @@ pub(crate) fn show(command: &Command) -> String {
 }
 
 /// The last `lines` lines of a text.
-pub(crate) fn tail(text: &str, lines: usize) -> String {
+pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.trim_end().lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }

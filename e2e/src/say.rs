@@ -14,27 +14,27 @@ fn styled(style: &str, text: impl Display) -> String {
 }
 
 /// Bold, for headings.
-pub(crate) fn bold(text: impl Display) -> String {
+pub fn bold(text: impl Display) -> String {
     styled("1", text)
 }
 
 /// Dim, for what is only context.
-pub(crate) fn dim(text: impl Display) -> String {
+pub fn dim(text: impl Display) -> String {
     styled("2", text)
 }
 
 /// Green, for what succeeded.
-pub(crate) fn good(text: impl Display) -> String {
+pub fn good(text: impl Display) -> String {
     styled("32", text)
 }
 
 /// Red, for what failed.
-pub(crate) fn bad(text: impl Display) -> String {
+pub fn bad(text: impl Display) -> String {
     styled("31", text)
 }
 
 /// Announces a step and runs it; the line after it tells the outcome and the time.
-pub(crate) fn step<T>(what: impl Display, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub fn step<T>(what: impl Display, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     println!("{} {what}", dim("▸"));
     let begun = Instant::now();
     let outcome = work();
@@ -47,12 +47,12 @@ pub(crate) fn step<T>(what: impl Display, work: impl FnOnce() -> anyhow::Result<
 }
 
 /// One line of context below a step.
-pub(crate) fn note(text: impl Display) {
+pub fn note(text: impl Display) {
     println!("  {}", dim(text));
 }
 
 /// The end of a failed verb: the error and each of its causes.
-pub(crate) fn failure(error: &anyhow::Error) {
+pub fn failure(error: &anyhow::Error) {
     eprintln!("{} {error}", bad("error:"));
     for cause in error.chain().skip(1) {
         eprintln!("  because {cause}");
@@ -60,7 +60,7 @@ pub(crate) fn failure(error: &anyhow::Error) {
 }
 
 /// `12.3 s`, or `4 min 05 s` when it was long.
-pub(crate) fn seconds(duration: Duration) -> String {
+pub fn seconds(duration: Duration) -> String {
     let whole = duration.as_secs();
     if whole < 100 {
         format!("{:.1} s", duration.as_secs_f64())

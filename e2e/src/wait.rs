@@ -8,11 +8,7 @@ use anyhow::{Result, bail};
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// Asks `look` until it answers with a value. The last reason it gave is in the error.
-pub(crate) fn until<T>(
-    what: &str,
-    limit: Duration,
-    mut look: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begun = Instant::now();
     let mut reason = String::from("it has not happened");
     loop {

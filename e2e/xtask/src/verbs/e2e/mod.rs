@@ -1,0 +1,28 @@
+//! `e2e sanity|stories|suite`.
+
+pub(crate) mod sanity;
+pub(crate) mod stories;
+pub(crate) mod suite;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::world::World;
+
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// csi-sanity against the real daemon and the real driver, on this machine, without a cluster.
+    Sanity(sanity::Args),
+    /// Stories of users, on the development cluster.
+    Stories(stories::Args),
+    /// Kubernetes' own storage suite, on the development cluster.
+    Suite(suite::Args),
+}
+
+pub(crate) fn run(world: &World, verb: &Verb) -> Result<()> {
+    match verb {
+        Verb::Sanity(args) => sanity::run(world, args).map(drop),
+        Verb::Stories(args) => stories::run(world, args),
+        Verb::Suite(args) => suite::run(world, args),
+    }
+}

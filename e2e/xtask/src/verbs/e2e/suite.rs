@@ -1,0 +1,113 @@
+//! Kubernetes' own storage suite (`External.Storage`) against the development cluster.
+//!
+//! Two of the images that it asks for cannot be made from their sources here; they are used for their shell alone
+//! and stand as busybox under their names (see `image::for_suite`).
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use parallax_e2e::process;
+use parallax_e2e::say;
+
+use super::sanity::summary;
+use super::stories::ready;
+use crate::build::{KUBERNETES, KUBERNETES_E2E, Profile};
+use crate::cluster::{Layout, up};
+use crate::image;
+use crate::world::World;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which tests.
+    #[arg(value_enum, default_value = "quick")]
+    tier: Tier,
+    /// Only the tests whose name matches this expression too.
+    #[arg(long)]
+    focus: Option<String>,
+    /// Tests at once.
+    #[arg(long, default_value_t = 4)]
+    procs: u32,
+    /// How the project's programs are compiled.
+    #[arg(long, value_enum, default_value = "release")]
+    profile: Profile,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Tier {
+    /// Provisioning, volumes, volume modes, snapshots, expansion, several volumes, fsGroup, subPath.
+    Quick,
+    /// Everything that one node can run, the slow tests too.
+    Full,
+}
+
+const QUICK: &str = r"External.Storage.*\] (\[Slow\] )?(provisioning|volumes|volumeMode|snapshottable|volume-expand|multiVolume|fsgroupchangepolicy|subPath)( |$)";
+const FULL: &str = r"External.Storage";
+/// Not for this cluster, whichever tier: other systems, other kernels, features that we do not claim.
+const NEVER: &[&str] = &[
+    r"\[Feature:Windows\]",
+    "ntfs",
+    // Restart kubelet through a shell on the node.
+    r"\[Disruptive\]",
+    // The node has no SELinux.
+    "SELinux",
+    // Not offered yet.
+    "volumegroupsnapshot",
+    "snapshotmetadata",
+    "VolumeAttributesClass",
+];
+/// Left out of the quick tier.
+const SLOW: &[&str] = &[r"\[Serial\]", r"\[Slow\]"];
+
+/// The full tier takes hours on a small machine.
+const LIMIT: Duration = Duration::from_secs(4 * 3600);
+
+pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
+    KUBERNETES_E2E.ensure(world)?;
+    let kube = ready(world, args.profile)?;
+    up::import(world, &image::for_suite(world)?)?;
+
+    let (focus, skip) = match args.tier {
+        Tier::Quick => (QUICK, [NEVER, SLOW].concat()),
+        Tier::Full => (FULL, NEVER.to_vec()),
+    };
+    let report = Layout::of(world).at("suite");
+    fs::create_dir_all(&report).with_context(|| format!("creating {}", report.display()))?;
+    let log = report.join("suite.log");
+    fs::remove_file(&log).ok();
+
+    let mut command = process::command(KUBERNETES_E2E.program(world, "ginkgo"));
+    command.current_dir(&report);
+    command.arg(format!("--procs={}", args.procs)).args(["--no-color", "--timeout=4h", "--silence-skips"]);
+    // Several expressions of ginkgo are alternatives, so both must be in one.
+    let also = args.focus.as_ref().map_or_else(String::new, |also| format!(".*{also}"));
+    command.arg(format!("--focus={focus}{also}")).arg(format!("--skip={}", skip.join("|")));
+    command.arg(KUBERNETES_E2E.program(world, "e2e.test")).arg("--");
+    command.arg(format!("--kubeconfig={}", kube.kubeconfig().display()));
+    command.arg(format!("--kubectl-path={}", KUBERNETES.program(world, "kubectl").display()));
+    command.arg(format!("--storage.testdriver={}", world.repo.join("e2e/cluster/testdriver.yaml").display()));
+    command
+        .arg(format!("--report-dir={}", report.display()))
+        .args(["--provider=local", "--allowed-not-ready-nodes=0"]);
+
+    println!("log {}", log.display());
+    let outcome = say::step("Kubernetes' storage suite", || process::logged(&mut command, &log, LIMIT));
+    let text = fs::read_to_string(&log).context("reading the suite's log")?;
+    let Some(count) = summary(&text) else {
+        outcome?;
+        bail!("the suite gave no summary; log {}", log.display());
+    };
+    let mut failed: Vec<&str> =
+        text.lines().map(str::trim).filter(|line| line.starts_with("[FAIL]")).collect();
+    failed.sort_unstable();
+    failed.dedup();
+    for line in failed {
+        println!("  {}", say::bad(line));
+    }
+    println!("{} passed, {} failed", count.passed, count.failed);
+    if count.failed > 0 || outcome.is_err() {
+        bail!("the suite failed; log {}", log.display());
+    }
+    Ok(())
+}
