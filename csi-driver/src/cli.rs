@@ -40,6 +40,8 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Volumes and snapshots of the pool; unprivileged, one for a cluster.
     Controller(Box<ControllerArgs>),
+    /// Devices and mounts of this machine; one on every node, as root.
+    Node(Box<NodeArgs>),
 }
 
 /// What both plugins take.
@@ -65,6 +67,27 @@ pub(crate) struct ControllerArgs {
     pub(crate) manager_service: Option<ServiceName>,
     #[command(flatten)]
     pub(crate) tls: Tls,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// This machine's daemon.
+    #[arg(long, value_name = "unix:///PATH", default_value = "unix:///run/parallax/parallaxd.sock")]
+    pub(crate) daemon: Endpoint,
+    /// The folder that kubelet owns; every path in a call must lie below it.
+    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/kubelet")]
+    pub(crate) kubelet_dir: PathBuf,
+    /// Where kubelet looks for plugins; `plugins_registry` below --kubelet-dir if not set.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) registration_dir: Option<PathBuf>,
+    /// Our CSI socket as kubelet sees it, if that differs from --endpoint.
+    #[arg(long, value_name = "PATH", value_parser = socket_path)]
+    pub(crate) kubelet_endpoint: Option<PathBuf>,
+    /// Leave the registration with kubelet to the stock node-driver-registrar.
+    #[arg(long)]
+    pub(crate) no_registrar: bool,
 }
 
 /// Mutual TLS with the manager; PEM files.

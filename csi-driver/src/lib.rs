@@ -22,6 +22,7 @@ pub mod ids;
 pub mod locks;
 pub mod manager;
 pub mod metrics;
+pub mod node;
 pub mod params;
 pub mod proto;
 pub mod server;

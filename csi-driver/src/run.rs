@@ -1,16 +1,19 @@
 //! Puts the parts of a plugin together and runs it until it is asked to end.
 
-use crate::cli::{Command, Common, ControllerArgs, Log, LogFormat};
-use anyhow::{Context as _, Result};
-use parallax_api::client::Client;
+use crate::cli::{Command, Common, ControllerArgs, Log, LogFormat, NodeArgs};
+use anyhow::{Context as _, Result, bail};
+use parallax_api::client::{Client, Endpoint};
 use parallax_csi::controller::ControllerService;
 use parallax_csi::identity::{DependsOn, IdentityService};
+use parallax_csi::ids::KubeletDir;
 use parallax_csi::metrics::Metrics;
+use parallax_csi::node::{NodeService, registrar::Registrar};
 use parallax_csi::proto::csi::{
     controller_server::ControllerServer, group_controller_server::GroupControllerServer,
-    identity_server::IdentityServer, snapshot_metadata_server::SnapshotMetadataServer,
+    identity_server::IdentityServer, node_server::NodeServer,
+    snapshot_metadata_server::SnapshotMetadataServer,
 };
-use parallax_csi::server::{self, Shell};
+use parallax_csi::server::{self, End, Shell};
 use parallax_csi::{health, manager};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::Router;
@@ -34,12 +37,14 @@ pub(crate) fn log(log: &Log) {
 
 /// Runs one plugin.
 pub(crate) async fn run(command: Command) -> Result<()> {
+    let end = End::on_signals().context("listening for signals")?;
     match command {
-        Command::Controller(args) => controller(*args).await,
+        Command::Controller(args) => controller(*args, end).await,
+        Command::Node(args) => node(*args, end).await,
     }
 }
 
-async fn controller(args: ControllerArgs) -> Result<()> {
+async fn controller(args: ControllerArgs, end: End) -> Result<()> {
     let client = manager_of(&args).await?;
     let metrics = Metrics::default();
     let service = ControllerService::new(client.clone(), Shell::new(metrics.clone()));
@@ -48,7 +53,7 @@ async fn controller(args: ControllerArgs) -> Result<()> {
         .add_service(ControllerServer::new(service.clone()))
         .add_service(GroupControllerServer::new(service.clone()))
         .add_service(SnapshotMetadataServer::new(service));
-    serve(router, &args.common, metrics).await
+    serve(router, &args.common, metrics, end).await
 }
 
 async fn manager_of(args: &ControllerArgs) -> Result<Client> {
@@ -62,7 +67,30 @@ async fn manager_of(args: &ControllerArgs) -> Result<Client> {
     }
 }
 
-async fn serve(router: Router, common: &Common, metrics: Metrics) -> Result<()> {
+async fn node(args: NodeArgs, end: End) -> Result<()> {
+    let Endpoint::Unix(_) = args.daemon else {
+        bail!("--daemon must be a socket of this machine: unix:///PATH")
+    };
+    let client = manager::at(args.daemon.clone(), None)?;
+    let kubelet = KubeletDir::open(&args.kubelet_dir)
+        .with_context(|| format!("opening the kubelet folder {}", args.kubelet_dir.display()))?;
+    let folder = args.registration_dir.unwrap_or_else(|| kubelet.path().join("plugins_registry"));
+    let metrics = Metrics::default();
+    let service = NodeService::new(client.clone(), kubelet, Shell::new(metrics.clone()));
+    let depends_on = DependsOn::Daemon(client);
+    let router = tonic::transport::Server::builder()
+        .add_service(IdentityServer::new(IdentityService::new(depends_on.clone())))
+        .add_service(NodeServer::new(service));
+    if args.no_registrar {
+        return serve(router, &args.common, metrics, end).await;
+    }
+    let registrar = Registrar::new(args.kubelet_endpoint.unwrap_or_else(|| args.common.endpoint.clone()));
+    let registered = registrar.serve(&folder, depends_on, end.clone().asked());
+    // kubelet finds the CSI socket by what the other one answers, and asks again until both are there.
+    tokio::try_join!(serve(router, &args.common, metrics, end), registered).map(|_| ())
+}
+
+async fn serve(router: Router, common: &Common, metrics: Metrics, end: End) -> Result<()> {
     let listener = server::listen(&common.endpoint).await?;
     let health = match common.health_listen {
         None => None,
@@ -74,8 +102,7 @@ async fn serve(router: Router, common: &Common, metrics: Metrics) -> Result<()> 
         }
     };
     tracing::info!(endpoint = %common.endpoint.display(), version = env!("CARGO_PKG_VERSION"), "serving CSI");
-    let served =
-        router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), server::asked_to_end()).await;
+    let served = router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), end.asked()).await;
     if let Some(health) = health {
         health.abort();
     }

@@ -49,23 +49,33 @@ pub async fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Resolves when the process is asked to end.
-pub async fn asked_to_end() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) =
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(error), _) | (_, Err(error)) => {
-                // Without handlers the default action still ends the process.
-                tracing::error!(%error, "signals cannot be handled");
-                return std::future::pending().await;
+/// The wish that this process ends, for everything that serves; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct End(tokio::sync::watch::Receiver<bool>);
+
+impl End {
+    /// Listens for SIGTERM and SIGINT.
+    pub fn on_signals() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (asked, end) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
-        };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+            tracing::info!("ending: calls under way are finished, new ones are refused");
+            asked.send_replace(true);
+        });
+        Ok(Self(end))
     }
-    tracing::info!("ending: calls under way are finished, new ones are refused");
+
+    /// Resolves when the process is asked to end.
+    pub async fn asked(mut self) {
+        // The sender goes only after it has sent.
+        let _ = self.0.wait_for(|asked| *asked).await;
+    }
 }
 
 /// The shell around the calls of one service: locks, log, metrics.

@@ -13,6 +13,10 @@ mod sizes;
 mod snapshots;
 mod volumes;
 
+pub(crate) use answers::{bytes, topology};
+pub(crate) use publish::READ_ONLY;
+pub(crate) use volumes::by_id;
+
 use crate::errors::{Result, from_manager, missing};
 use crate::ids::Name;
 use crate::proto::csi::{self, controller_server, group_controller_server, snapshot_metadata_server};
@@ -52,7 +56,7 @@ impl ControllerService {
 }
 
 /// Key of a volume that exists.
-fn volume_key(id: &str) -> Result<String> {
+pub(crate) fn volume_key(id: &str) -> Result<String> {
     match id {
         "" => Err(missing("volume_id")),
         id => Ok(format!("volume {}", shown(id))),
@@ -60,7 +64,7 @@ fn volume_key(id: &str) -> Result<String> {
 }
 
 /// An identifier as it may stand in a log or message: bounded and printable, whatever was sent.
-fn shown(id: &str) -> String {
+pub(crate) fn shown(id: &str) -> String {
     id.chars().filter(|c| !c.is_control()).take(Name::MAX_BYTES).collect()
 }
 
