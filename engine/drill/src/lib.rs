@@ -1,1 +1,32 @@
-//! drill
+//! The whole engine inside the fake world, driven by seeds, compared with a naive model.
+//!
+//! A run is some lives of one pool. In each, lanes send requests to volumes and managers create, snapshot,
+//! clone, revert, grow, delete and collect garbage, all together, until the pool is closed, the power goes or
+//! the process is killed at some request of the disk. Then the pool is verified, opened again, and everything in
+//! it compared with the model:
+//!
+//! ```text
+//! options   what the seed decides
+//! subject   what is drilled: the store, or a fake that tries the drill itself
+//! model     which values every sector may hold; volumes and snapshots
+//! life      one life of a pool: lanes, managers, its end
+//! io        requests to volumes
+//! manage    operations on volumes and snapshots
+//! verify    comparison of an open pool with the model
+//! run       lives in a row, and the report of a failure
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod fake;
+mod io;
+mod life;
+mod manage;
+pub mod model;
+pub mod options;
+mod run;
+pub mod store;
+pub mod subject;
+mod verify;
+
+pub use run::{Failure, Report, Summary, run};

@@ -251,6 +251,11 @@ impl SimDisk {
         state.cut_at = Some(state.stats.boundaries + n);
     }
 
+    /// Takes [`SimDisk::crash_after`] back.
+    pub fn crash_never(&self) {
+        self.inner.state.lock().cut_at = None;
+    }
+
     /// What a power cut at this moment leaves. May be asked again and again for other outcomes.
     pub fn crash_image(&self, unflushed: Unflushed) -> Image {
         let mut state = self.inner.state.lock();

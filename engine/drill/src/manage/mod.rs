@@ -1,0 +1,262 @@
+//! Operations on volumes and snapshots, chosen by what the model has, judged by what it expects.
+//!
+//! A manager marks what it works with as busy, so that two never contradict each other; lanes go on with their
+//! requests all the while. Each operation that changes something durable is a doubt until it is answered.
+
+mod snapshots;
+mod volumes;
+
+use crate::{Failure, life::Life, model::Doubt};
+use parallax_block::{ErrorKind, Result as Answer, Runtime};
+use parallax_store::{SnapshotId, Timestamp, VdiId};
+
+pub(crate) type Checked<T = ()> = Result<T, Failure>;
+
+/// What managers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    CreateEmpty,
+    CloneSnapshot,
+    CloneVolume,
+    DeleteVolume,
+    Rename,
+    Resize,
+    Revert,
+    Attach,
+    Detach,
+    Snapshot,
+    SnapshotSet,
+    Inspect,
+    Label,
+    DeleteSnapshot,
+    Diff,
+    Space,
+    Collect,
+    Refused,
+}
+
+/// How often each is tried.
+const WEIGHTS: [(Verb, u64); 18] = [
+    (Verb::CreateEmpty, 4),
+    (Verb::CloneSnapshot, 5),
+    (Verb::CloneVolume, 3),
+    (Verb::DeleteVolume, 3),
+    (Verb::Rename, 1),
+    (Verb::Resize, 3),
+    (Verb::Revert, 3),
+    (Verb::Attach, 12),
+    (Verb::Detach, 4),
+    (Verb::Snapshot, 14),
+    (Verb::SnapshotSet, 5),
+    (Verb::Inspect, 8),
+    (Verb::Label, 2),
+    (Verb::DeleteSnapshot, 8),
+    (Verb::Diff, 4),
+    (Verb::Space, 3),
+    (Verb::Collect, 3),
+    (Verb::Refused, 2),
+];
+
+impl Life {
+    /// Does one operation.
+    pub(crate) async fn operation(&self) -> Checked {
+        let nothing_to_write_to = {
+            let forest = self.drill.forest.lock();
+            forest.volumes.values().all(|volume| volume.handle.is_none())
+        };
+        let verb = if nothing_to_write_to {
+            let empty = self.drill.forest.lock().volumes.values().all(|volume| volume.headless);
+            if empty { Verb::CreateEmpty } else { Verb::Attach }
+        } else {
+            self.verb()
+        };
+        match verb {
+            Verb::CreateEmpty => self.create_empty().await,
+            Verb::CloneSnapshot => self.clone_snapshot().await,
+            Verb::CloneVolume => self.clone_volume().await,
+            Verb::DeleteVolume => self.delete_volume().await,
+            Verb::Rename => self.rename().await,
+            Verb::Resize => self.resize().await,
+            Verb::Revert => self.revert().await,
+            Verb::Attach => self.attach().await,
+            Verb::Detach => self.detach().await,
+            Verb::Snapshot => self.snapshot(1).await,
+            Verb::SnapshotSet => self.snapshot(3).await,
+            Verb::Inspect => self.inspect().await,
+            Verb::Label => self.label().await,
+            Verb::DeleteSnapshot => self.delete_snapshot().await,
+            Verb::Diff => self.diff().await,
+            Verb::Space => self.space().await,
+            Verb::Collect => self.collect().await,
+            Verb::Refused => self.refused().await,
+        }
+    }
+
+    fn verb(&self) -> Verb {
+        let mut at = self.prng.lock().range(0..WEIGHTS.iter().map(|(_, weight)| weight).sum());
+        for (verb, weight) in WEIGHTS {
+            if at < weight {
+                return verb;
+            }
+            at -= weight;
+        }
+        Verb::Attach
+    }
+
+    /// Some volume that is not headless and that no manager works with, marked as busy.
+    fn claim_volume(&self, attached: Option<bool>) -> Option<VdiId> {
+        let mut forest = self.drill.forest.lock();
+        let free: Vec<VdiId> = forest
+            .volumes
+            .iter()
+            .filter(|(_, volume)| !volume.headless && !volume.busy)
+            .filter(|(_, volume)| attached.is_none_or(|wanted| wanted == volume.handle.is_some()))
+            .map(|(id, _)| *id)
+            .collect();
+        if free.is_empty() {
+            return None;
+        }
+        let id = *self.prng.lock().pick(&free);
+        forest.volume(id).busy = true;
+        Some(id)
+    }
+
+    fn release_volume(&self, id: VdiId) {
+        if let Some(volume) = self.drill.forest.lock().volumes.get_mut(&id) {
+            volume.busy = false;
+        }
+    }
+
+    /// Some snapshot that no manager works with, marked as busy.
+    fn claim_snapshot(&self, of: Option<VdiId>) -> Option<SnapshotId> {
+        let mut forest = self.drill.forest.lock();
+        let free: Vec<SnapshotId> = forest
+            .volumes
+            .iter()
+            .filter(|(id, _)| of.is_none_or(|of| of == **id))
+            .flat_map(|(id, volume)| {
+                volume.snapshots.iter().map(move |(number, snapshot)| (*id, *number, snapshot))
+            })
+            .filter(|(_, _, snapshot)| !snapshot.busy)
+            .map(|(vdi, number, _)| SnapshotId { vdi, number })
+            .collect();
+        if free.is_empty() {
+            return None;
+        }
+        let id = *self.prng.lock().pick(&free);
+        if let Some(snapshot) = forest.volume(id.vdi).snapshots.get_mut(&id.number) {
+            snapshot.busy = true;
+        }
+        Some(id)
+    }
+
+    fn release_snapshot(&self, id: SnapshotId) {
+        let mut forest = self.drill.forest.lock();
+        if let Some(snapshot) = forest.volumes.get_mut(&id.vdi).and_then(|v| v.snapshots.get_mut(&id.number))
+        {
+            snapshot.busy = false;
+        }
+    }
+
+    fn begin(&self, doubt: Doubt) -> u64 {
+        let mut forest = self.drill.forest.lock();
+        forest.note(None, 0..0, format!("begin {}", summary(&doubt)));
+        forest.doubt(doubt)
+    }
+
+    /// Ends a doubt. `None` if there was no room, which only a tight pool may say.
+    fn end<T>(&self, key: u64, what: &str, answer: Answer<T>) -> Checked<Option<T>> {
+        {
+            let mut forest = self.drill.forest.lock();
+            forest.settled(key);
+            forest.note(None, 0..0, format!("{what}: {}", if answer.is_ok() { "done" } else { "failed" }));
+        }
+        self.accept(what, answer)
+    }
+
+    fn accept<T>(&self, what: &str, answer: Answer<T>) -> Checked<Option<T>> {
+        match answer {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if self.drill.options.tight && error.kind() == ErrorKind::OutOfSpace => {
+                self.drill.count(|summary| summary.out_of_space += 1);
+                Ok(None)
+            }
+            Err(error) => Err(Failure::new(format!("{what} failed: {error:?}"))),
+        }
+    }
+
+    /// For operations that must succeed in a full pool too.
+    fn must<T>(&self, what: &str, answer: Answer<T>) -> Checked<T> {
+        answer.map_err(|error| Failure::new(format!("{what} failed: {error:?}")))
+    }
+
+    fn timestamp(&self) -> Timestamp {
+        Timestamp(self.drill.world.now().as_millis() as i64)
+    }
+
+    async fn collect(&self) -> Checked {
+        if !self.claim_collection() {
+            return Ok(());
+        }
+        self.drill.forest.lock().note(None, 0..0, "collect garbage");
+        let answer = self.pool.collect_garbage().await;
+        self.collecting.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.drill.forest.lock().note(None, 0..0, "garbage collected");
+        self.drill.count(|summary| summary.collections += 1);
+        self.must("garbage collection", answer).map(drop)
+    }
+
+    /// Deletes everything and sees all space come back.
+    pub(crate) async fn empty(&self) -> Checked {
+        let detached: Vec<_> =
+            self.drill.forest.lock().volumes.values_mut().filter_map(|volume| volume.handle.take()).collect();
+        for volume in detached {
+            self.must("detach before the end", volume.detach().await)?;
+        }
+        loop {
+            let volume = {
+                let forest = self.drill.forest.lock();
+                forest.volumes.iter().find(|(_, volume)| !volume.headless).map(|(id, _)| *id)
+            };
+            let snapshot = self.claim_snapshot(None);
+            let volume_first = self.prng.lock().chance(1, 2);
+            match (volume, snapshot) {
+                (Some(id), snapshot) if volume_first || snapshot.is_none() => {
+                    if let Some(snapshot) = snapshot {
+                        self.release_snapshot(snapshot);
+                    }
+                    self.must("delete of a volume at the end", self.pool.delete_vdi(id).await)?;
+                    self.drill.forest.lock().delete(id);
+                }
+                (_, Some(id)) => {
+                    self.must("delete of a snapshot at the end", self.pool.delete_snapshot(id).await)?;
+                    self.drill.forest.lock().delete_snapshot(id);
+                }
+                (None, None) => break,
+                (Some(_), None) => {}
+            }
+        }
+        self.must("garbage collection at the end", self.pool.collect_garbage().await)?;
+        let info = self.pool.info();
+        let left = self.pool.vdis();
+        if !left.is_empty() || info.data_used != 0 {
+            let message =
+                format!("everything was deleted and collected, but {left:?} are left, and {info:?}");
+            return Err(Failure::new(message));
+        }
+        Ok(())
+    }
+}
+
+fn summary(doubt: &Doubt) -> String {
+    match doubt {
+        Doubt::Create { name, size, source, .. } => format!("create {name} of {size} bytes from {source:?}"),
+        Doubt::Delete(id) => format!("delete volume {id}"),
+        Doubt::Rename(id, name) => format!("rename {id} to {name}"),
+        Doubt::Resize(id, size) => format!("resize {id} to {size}"),
+        Doubt::Revert(id, _) => format!("revert {id}"),
+        Doubt::Snapshot { vdis, .. } => format!("snapshot of {vdis:?}"),
+        Doubt::Label(id, _) => format!("label {id}"),
+        Doubt::DeleteSnapshot(id) => format!("delete snapshot {id}"),
+    }
+}

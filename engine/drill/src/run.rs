@@ -1,0 +1,371 @@
+//! Lives of one pool in a row, and what came of them.
+
+use crate::{
+    life::{Done, Life},
+    model::Forest,
+    options::{Ending, Options},
+    subject::{Death, Subject, System},
+};
+use parallax_block::Runtime;
+use parallax_sim::{DiskOptions, Either, Prng, Process, SimDisk, SimTails, Unflushed, World, either};
+use parallax_store::{CreatePool, Environment, Name, Severity};
+use parking_lot::Mutex;
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+/// What went wrong, and the story of the place where it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What.
+    pub message: String,
+    /// What had been done to that place, in order.
+    pub story: Vec<String>,
+}
+
+impl Failure {
+    /// Without a story.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), story: Vec::new() }
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Summary {
+    pub requests: u64,
+    pub operations: u64,
+    pub snapshots: u64,
+    pub clones: u64,
+    pub reverts: u64,
+    pub collections: u64,
+    pub out_of_space: u64,
+    pub closes: u64,
+    pub kills: u64,
+    pub power_cuts: u64,
+    pub deaths_while_opening: u64,
+    pub checks: u64,
+    pub disk_requests: u64,
+}
+
+impl Summary {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.operations += other.operations;
+        self.snapshots += other.snapshots;
+        self.clones += other.clones;
+        self.reverts += other.reverts;
+        self.collections += other.collections;
+        self.out_of_space += other.out_of_space;
+        self.closes += other.closes;
+        self.kills += other.kills;
+        self.power_cuts += other.power_cuts;
+        self.deaths_while_opening += other.deaths_while_opening;
+        self.checks += other.checks;
+        self.disk_requests += other.disk_requests;
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} requests ({} without space), {} operations ({} snapshots, {} clones, {} reverts, {} collections), \
+             {} closes, {} kills, {} power cuts ({} deaths while opening), {} checks, {} disk requests",
+            self.requests,
+            self.out_of_space,
+            self.operations,
+            self.snapshots,
+            self.clones,
+            self.reverts,
+            self.collections,
+            self.closes,
+            self.kills,
+            self.power_cuts,
+            self.deaths_while_opening,
+            self.checks,
+            self.disk_requests
+        )
+    }
+}
+
+/// The outcome of a run.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What the seed decided.
+    pub options: Options,
+    /// Operations that were asked for, to run it again.
+    pub ops: u64,
+    /// What was done.
+    pub summary: Summary,
+    /// Hash of the whole history.
+    pub history: u64,
+    /// Virtual time that passed.
+    pub elapsed: Duration,
+    /// What went wrong.
+    pub failure: Option<Failure>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.options)?;
+        writeln!(f, "  {}", self.summary)?;
+        writeln!(f, "  history {:016x} after {:?} of virtual time", self.history, self.elapsed)?;
+        if let Some(failure) = &self.failure {
+            writeln!(f, "  FAILED: {}", failure.message)?;
+            for line in &failure.story {
+                writeln!(f, "    {line}")?;
+            }
+            writeln!(
+                f,
+                "  again: cargo run -p parallax-drill -- --seed {} --ops {}",
+                self.options.seed, self.ops
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What all lives of a run share.
+pub(crate) struct Drill {
+    pub(crate) world: World,
+    pub(crate) options: Options,
+    pub(crate) forest: Mutex<Forest>,
+    pub(crate) summary: Mutex<Summary>,
+    system: Arc<dyn System>,
+    tails: SimTails,
+    entropy: Arc<dyn Fn() -> u128 + Send + Sync>,
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, ops: u64, system: Arc<dyn System>) -> Report {
+    let world = World::new(seed);
+    let options = Options::derive(seed, ops);
+    let drill = Arc::new(Drill {
+        tails: SimTails::new(&world),
+        entropy: world.entropy(),
+        world: world.clone(),
+        options: options.clone(),
+        forest: Mutex::default(),
+        summary: Mutex::default(),
+        system,
+    });
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| world.try_run(drill.lives())));
+    let failure = match outcome {
+        Ok(Ok(Ok(()))) => None,
+        Ok(Ok(Err(failure))) => Some(failure),
+        Ok(Err(deadlock)) => Some(Failure::new(deadlock.to_string())),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Some(Failure::new(format!("panic: {}", text.unwrap_or_else(|| "no message".to_owned()))))
+        }
+    };
+    let summary = *drill.summary.lock();
+    Report { options, ops, summary, history: world.history(), elapsed: world.now(), failure }
+}
+
+impl Drill {
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Summary)) {
+        change(&mut self.summary.lock());
+    }
+
+    fn environment(&self, process: &Process) -> Environment {
+        Environment {
+            runtime: Arc::new(process.clone()),
+            tails: Arc::new(self.tails.clone()),
+            host: Name::new("node-a").expect("a good name"),
+            entropy: self.entropy.clone(),
+        }
+    }
+
+    async fn lives(self: &Arc<Self>) -> Result<(), Failure> {
+        let mut prng = self.world.prng();
+        let latency = Duration::from_micros(5)..self.options.latency_max;
+        let disk_options = DiskOptions { latency, ..DiskOptions::new(self.options.capacity) };
+        let mut disk = SimDisk::new(&self.world, disk_options);
+        let process = self.world.process("format");
+        let options = CreatePool { extent_bytes: Some(self.options.extent_bytes), force: false };
+        let created = self.system.create(&disk, options, &self.environment(&process)).await;
+        created.map_err(|error| Failure::new(format!("formatting the pool: {error:?}")))?;
+        process.kill();
+        for number in 0..=self.options.lives {
+            let opened;
+            (disk, opened) = self.open(disk, number, &mut prng).await?;
+            let (process, pool) = opened;
+            let life = Life::new(self, pool);
+            life.verify().await?;
+            if number == self.options.lives {
+                life.empty().await?;
+                return self.close(&life, disk, process).await.map(drop);
+            }
+            disk = self.live(&life, disk, process, &mut prng).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets a life happen and end. Answers with the disk that it leaves.
+    async fn live(
+        self: &Arc<Self>,
+        life: &Arc<Life>,
+        disk: SimDisk,
+        process: Process,
+        prng: &mut Prng,
+    ) -> Result<SimDisk, Failure> {
+        let ending = self.options.ending(prng);
+        let how = match ending {
+            Ending::Close => Death::PowerCut(*prng.pick(&Unflushed::ALL)),
+            Ending::Death { how, after } => {
+                disk.crash_after(after);
+                how
+            }
+        };
+        let done = life.play(&process, &disk).await?;
+        if done == Done::PowerLost {
+            return self.die(disk, &process, how).await;
+        }
+        if matches!(ending, Ending::Death { .. }) {
+            // All work was done before the moment came: die idle, with whatever is under way by itself.
+            return self.die(disk, &process, how).await;
+        }
+        if prng.chance(1, 3) {
+            disk.crash_after(prng.range(1..20));
+            let closed = either(life.pool.close(), disk.power_lost()).await;
+            if matches!(closed, Either::Right(())) {
+                return self.die(disk, &process, how).await;
+            }
+        }
+        let disk = self.close(life, disk, process).await?;
+        if prng.chance(1, 2) {
+            self.tails.reboot();
+            return Ok(disk.crash(Unflushed::Lost));
+        }
+        Ok(disk)
+    }
+
+    /// Closes a pool in order, and verifies that it is clean.
+    async fn close(&self, life: &Arc<Life>, disk: SimDisk, process: Process) -> Result<SimDisk, Failure> {
+        let begin = self.forest.lock().note(None, 0..0, "close");
+        match either(life.pool.close(), self.world.sleep(Duration::from_secs(600))).await {
+            Either::Left(Ok(())) => {}
+            Either::Left(Err(error)) => return Err(Failure::new(format!("closing the pool: {error:?}"))),
+            Either::Right(()) => return Err(life.hung("closing the pool", &disk)),
+        }
+        process.kill();
+        {
+            let mut forest = self.forest.lock();
+            forest.note(None, 0..0, "closed");
+            let Forest { writes, volumes, .. } = &mut *forest;
+            volumes.values_mut().for_each(|volume| volume.flushed(begin, writes));
+            forest.release_all();
+        }
+        self.count(|summary| {
+            summary.closes += 1;
+            summary.disk_requests += disk.stats().requests;
+        });
+        let disk = disk.handover();
+        self.check(&disk, true).await?;
+        Ok(disk)
+    }
+
+    /// The process ends without a word.
+    async fn die(&self, disk: SimDisk, process: &Process, how: Death) -> Result<SimDisk, Failure> {
+        process.kill();
+        self.system.died(how);
+        self.count(|summary| summary.disk_requests += disk.stats().requests);
+        let disk = match how {
+            Death::PowerCut(unflushed) => {
+                self.count(|summary| summary.power_cuts += 1);
+                self.tails.reboot();
+                self.forget(true, &format!("power cut, {unflushed:?}"));
+                disk.crash(unflushed)
+            }
+            Death::Kill => {
+                self.count(|summary| summary.kills += 1);
+                self.forget(false, "process killed");
+                disk.handover()
+            }
+        };
+        self.check(&disk, false).await?;
+        Ok(disk)
+    }
+
+    /// What the model makes of a death.
+    fn forget(&self, power_cut: bool, what: &str) {
+        let mut forest = self.forest.lock();
+        forest.note(None, 0..0, what);
+        forest.complete_doubts();
+        forest.writes.give_up_pending();
+        let Forest { writes, volumes, .. } = &mut *forest;
+        for volume in volumes.values_mut() {
+            if power_cut {
+                volume.registers.power_cut(writes);
+                volume.unflushed.clear();
+            }
+        }
+        forest.release_all();
+    }
+
+    /// Opens the pool, after up to three deaths on the way.
+    async fn open(
+        &self,
+        mut disk: SimDisk,
+        number: usize,
+        prng: &mut Prng,
+    ) -> Result<(SimDisk, (Process, Arc<dyn Subject>)), Failure> {
+        let deaths = if number > 0 && prng.chance(1, 3) { prng.range(1..4) } else { 0 };
+        for attempt in 0..=deaths {
+            let process = self.world.process(&format!("life {number}.{attempt}"));
+            if attempt < deaths {
+                disk.crash_after(prng.range(1..25));
+            }
+            let environment = self.environment(&process);
+            let limit = self.world.sleep(Duration::from_secs(600));
+            let opened = either(self.system.open(&disk, environment), either(disk.power_lost(), limit)).await;
+            let pool = match opened {
+                Either::Left(Ok(pool)) => pool,
+                Either::Left(Err(error)) => return Err(Failure::new(format!("opening the pool: {error:?}"))),
+                Either::Right(Either::Left(())) => {
+                    let how = if prng.chance(1, 3) {
+                        Death::Kill
+                    } else {
+                        Death::PowerCut(*prng.pick(&Unflushed::ALL))
+                    };
+                    self.count(|summary| summary.deaths_while_opening += 1);
+                    disk = self.die(disk, &process, how).await?;
+                    continue;
+                }
+                Either::Right(Either::Right(())) => {
+                    let mut story = self.world.pending_tasks();
+                    story.extend(
+                        disk.in_flight().into_iter().map(|request| format!("in flight: {request:?}")),
+                    );
+                    return Err(Failure { message: "opening the pool hangs".to_owned(), story });
+                }
+            };
+            disk.crash_never();
+            return Ok((disk, (process, pool)));
+        }
+        Err(Failure::new("the pool was never opened"))
+    }
+
+    /// Verifies the pool on a copy of the disk.
+    async fn check(&self, disk: &SimDisk, clean: bool) -> Result<(), Failure> {
+        let copy = SimDisk::with_image(
+            &self.world,
+            DiskOptions::new(self.options.capacity),
+            disk.crash_image(Unflushed::Kept),
+        );
+        let found = self.system.check(&copy).await;
+        let found = found.map_err(|error| Failure::new(format!("checking the pool: {error:?}")))?;
+        self.count(|summary| summary.checks += 1);
+        if found.iter().any(|finding| finding.severity == Severity::Damage) {
+            let story = found.iter().map(|finding| format!("{finding:?}")).collect();
+            let when = if clean { "after a clean close" } else { "after a death" };
+            return Err(Failure { message: format!("the check finds damage {when}"), story });
+        }
+        Ok(())
+    }
+}
