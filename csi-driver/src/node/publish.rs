@@ -24,7 +24,6 @@ impl Node {
         &self,
         request: csi::NodePublishVolumeRequest,
     ) -> Result<csi::NodePublishVolumeResponse> {
-        let id = super::volume_id(&request.volume_id)?;
         let target = self.kubelet.path_from("target_path", &request.target_path)?;
         let capability = Capability::parse(request.volume_capability.as_ref())?;
         if request.staging_target_path.is_empty() {
@@ -33,6 +32,7 @@ impl Node {
             ));
         }
         let staging = self.kubelet.path_from("staging_target_path", &request.staging_target_path)?;
+        let id = super::volume_id(&request.volume_id)?;
         let asked = match &capability.access {
             Access::Block => false,
             Access::Mount { flags, .. } => Options::parse(flags).is_read_only(),

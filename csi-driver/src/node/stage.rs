@@ -44,9 +44,9 @@ impl Node {
         &self,
         request: csi::NodeStageVolumeRequest,
     ) -> Result<csi::NodeStageVolumeResponse> {
-        let id = super::volume_id(&request.volume_id)?;
         let staging = self.kubelet.path_from("staging_target_path", &request.staging_target_path)?;
         let capability = Capability::parse(request.volume_capability.as_ref())?;
+        let id = super::volume_id(&request.volume_id)?;
         let told = request.publish_context.get(READ_ONLY).is_some_and(|value| value == "true");
         let read_only = told || capability.read_only();
         let stage = Stage { id, staging, capability, read_only };
