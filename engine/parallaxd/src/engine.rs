@@ -63,6 +63,11 @@ pub fn host_name() -> Result<Name> {
     Name::new(uname.nodename().to_string_lossy().into_owned())
 }
 
+/// Randomness for identities.
+pub fn entropy() -> Arc<dyn Fn() -> u128 + Send + Sync> {
+    Arc::new(|| uuid::Uuid::new_v4().as_u128())
+}
+
 /// The threads that move data, without a pool.
 pub struct Reactors(Vec<ReactorHandle>);
 
@@ -231,6 +236,6 @@ fn environment(options: &EngineOptions, reactors: &Reactors) -> Result<Environme
             ShmTails::open(&options.tails).context(|| format!("opening {}", options.tails.display()))?,
         ),
         host: options.host.clone(),
-        entropy: Arc::new(|| uuid::Uuid::new_v4().as_u128()),
+        entropy: entropy(),
     })
 }

@@ -100,8 +100,12 @@ async fn present(
 
 fn describe(core: &Core, info: SnapshotInfo, exclusive: u64) -> v1::Snapshot {
     let volume = core.engine.pool().vdi(info.id.vdi);
-    let name = volume.as_ref().map_or("", |volume| volume.name.as_str());
-    convert::snapshot(info, name, exclusive)
+    convert::snapshot(info, volume.as_ref().map_or("", live_name), exclusive)
+}
+
+/// A name by which the volume can be found: a deleted one has none.
+fn live_name(volume: &VdiInfo) -> &str {
+    if volume.headless { "" } else { volume.name.as_str() }
 }
 
 pub(super) async fn delete(core: &Core, request: v1::DeleteSnapshotRequest) -> Result<v1::Empty, Status> {
@@ -165,7 +169,7 @@ pub(super) async fn list(
         let want = limit + 1 - snapshots.len();
         let found = with_exclusive(core, vdi.id, from, want, request.with_usage).await?;
         snapshots.extend(
-            found.into_iter().map(|(info, exclusive)| convert::snapshot(info, vdi.name.as_str(), exclusive)),
+            found.into_iter().map(|(info, exclusive)| convert::snapshot(info, live_name(vdi), exclusive)),
         );
         if snapshots.len() > limit {
             snapshots.truncate(limit);

@@ -85,10 +85,9 @@ impl Node for NodeService {
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::Attachment>, Status> {
         let request = request.into_inner();
         let target = self.target(request.target.map(Named::from))?;
-        // A task of its own: a caller that gives up must not leave a device half attached.
         let openings = self.0.openings.clone();
-        let attached = tokio::spawn(async move { openings.attach(target, request.read_only).await });
-        Ok(Response::new(attachment(joined(attached).await?)))
+        let attach = async move { openings.attach(target, request.read_only).await.map_err(to_status) };
+        to_the_end(attach).await.map(attachment).map(Response::new)
     }
 
     async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::Empty>, Status> {
@@ -98,8 +97,8 @@ impl Node for NodeService {
             Err(status) => return Err(status),
         };
         let openings = self.0.openings.clone();
-        joined(tokio::spawn(async move { openings.detach(target).await })).await?;
-        Ok(Response::new(v1::Empty {}))
+        let detach = async move { openings.detach(target).await.map_err(to_status) };
+        to_the_end(detach).await.map(|()| Response::new(v1::Empty {}))
     }
 
     async fn list_attachments(
@@ -118,7 +117,9 @@ impl Node for NodeService {
     ) -> Result<Response<Self::ServeNbdStream>, Status> {
         let request = request.into_inner();
         let target = self.target(request.target.map(Named::from))?;
-        nbd::serve(&self.0, target, request.socket, request.read_only).await.map(Response::new)
+        let core = self.0.clone();
+        let serve = async move { nbd::serve(&core, target, request.socket, request.read_only).await };
+        to_the_end(serve).await.map(Response::new)
     }
 
     type ReadContentStream = Stream<v1::Content>;
@@ -128,21 +129,24 @@ impl Node for NodeService {
         request: Request<v1::ReadContentRequest>,
     ) -> Result<Response<Self::ReadContentStream>, Status> {
         let target = self.target(request.into_inner().target.map(Named::from))?;
-        content::read(&self.0, target).await.map(Response::new)
+        let core = self.0.clone();
+        to_the_end(async move { content::read(&core, target).await }).await.map(Response::new)
     }
 
     async fn write_content(
         &self,
         request: Request<Streaming<v1::WriteContentRequest>>,
     ) -> Result<Response<v1::WriteContentResponse>, Status> {
-        content::write(&self.0, request.into_inner()).await.map(Response::new)
+        let core = self.0.clone();
+        to_the_end(async move { content::write(&core, request.into_inner()).await }).await.map(Response::new)
     }
 }
 
-/// The outcome of a task that goes on whether or not anybody waits for it.
-async fn joined<T>(task: tokio::task::JoinHandle<parallax_block::Result<T>>) -> Result<T, Status> {
-    match task.await {
-        Ok(outcome) => outcome.map_err(to_status),
-        Err(_) => Err(Status::unavailable("the daemon failed at this; its log says why")),
-    }
+/// Runs work that must not stop half-way when its caller gives up: what it opened would stay open.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|_| Err(Status::unavailable("the daemon failed at this; its log says why")))
 }

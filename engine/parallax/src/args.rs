@@ -1,0 +1,328 @@
+//! The command line, as clap has it. Help texts here become the man pages.
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use parallax_api::units::ByteSize;
+use parallaxd::config::DEFAULT_SOCKET;
+use std::path::PathBuf;
+
+/// Instant snapshots and clones of block volumes on one shared device.
+///
+/// Commands go to the daemon of this node, or, with --pool, work on a pool that no daemon holds.
+/// Sizes are written as 512M, 10G or 1.5TiB; K, M, G, T are powers of 1024.
+/// A snapshot is written as VOLUME@NUMBER, such as db@3, or by its full id.
+#[derive(Debug, Parser)]
+#[command(name = "parallax", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) place: Place,
+
+    /// Prints JSON instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the pool is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Place {
+    /// Socket of the daemon.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = DEFAULT_SOCKET,
+        env = "PARALLAX_SOCKET",
+        value_hint = ValueHint::FilePath
+    )]
+    pub(crate) socket: PathBuf,
+
+    /// Device or file of a pool that nobody holds; works without a daemon.
+    #[arg(long, global = true, value_name = "PATH", env = "PARALLAX_POOL", value_hint = ValueHint::AnyPath)]
+    pub(crate) pool: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Makes a pool, or shows its shape and fill.
+    #[command(subcommand)]
+    Pool(PoolCommand),
+
+    /// Creates a volume, empty or as a clone.
+    Create {
+        /// Name of the new volume.
+        name: String,
+        /// Its size; a clone has its source's when this is left out.
+        #[arg(long, required_unless_present = "from")]
+        size: Option<ByteSize>,
+        /// Snapshot (db@3) or volume to clone.
+        #[arg(long, value_name = "SNAPSHOT|VOLUME")]
+        from: Option<String>,
+        /// Bytes of the smallest request: 512 or 4096.
+        #[arg(long, value_name = "BYTES")]
+        block: Option<u32>,
+    },
+
+    /// Deletes a volume; its snapshots stay until they are deleted themselves.
+    Delete {
+        /// Name or id.
+        volume: String,
+    },
+
+    /// Lists volumes.
+    List {
+        /// Deleted volumes too, of which snapshots are left.
+        #[arg(long)]
+        all: bool,
+        /// Counts the space of each, which reads its map.
+        #[arg(long)]
+        usage: bool,
+    },
+
+    /// Gives a volume another name.
+    Rename {
+        /// Name or id.
+        volume: String,
+        /// The new name.
+        name: String,
+    },
+
+    /// Takes a snapshot; of several volumes, at one instant.
+    Snapshot {
+        /// Names or ids.
+        #[arg(required = true)]
+        volumes: Vec<String>,
+        /// Text for people, up to 64 bytes.
+        #[arg(long, default_value = "")]
+        label: String,
+        /// Name that makes asking again harmless.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        name: String,
+    },
+
+    /// Lists the snapshots of a volume, or of all.
+    SnapList {
+        /// Name or id.
+        volume: Option<String>,
+        /// Counts the bytes that only this snapshot holds.
+        #[arg(long)]
+        usage: bool,
+    },
+
+    /// Replaces the label of a snapshot.
+    SnapLabel {
+        /// Such as db@3.
+        snapshot: String,
+        /// Up to 64 bytes.
+        text: String,
+    },
+
+    /// Deletes a snapshot.
+    SnapDelete {
+        /// Such as db@3.
+        snapshot: String,
+    },
+
+    /// Draws volumes, snapshots and clones as a forest.
+    Tree {
+        /// Only what this volume is part of.
+        volume: Option<String>,
+        /// Draws into this file instead.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        svg: Option<PathBuf>,
+    },
+
+    /// Lists what differs between two snapshots of one lineage.
+    Diff {
+        /// The older one; 'empty' lists all that the second maps.
+        base: String,
+        /// The newer one.
+        target: String,
+    },
+
+    /// Grows a volume, in use or not.
+    Resize {
+        /// Name or id.
+        volume: String,
+        /// The new size.
+        #[arg(long)]
+        size: ByteSize,
+    },
+
+    /// Takes a volume back to one of its snapshots; it must not be attached.
+    Revert {
+        /// Name or id.
+        volume: String,
+        /// Such as db@3.
+        snapshot: String,
+    },
+
+    /// Makes a volume out of a disk image.
+    Import {
+        /// Raw or qcow2.
+        #[arg(value_hint = ValueHint::FilePath)]
+        image: PathBuf,
+        /// Name of the new volume.
+        name: String,
+        /// What the image is; looks for itself when left out.
+        #[arg(long, value_enum, default_value_t = ImageFormat::Auto)]
+        format: ImageFormat,
+        /// A size larger than the image's.
+        #[arg(long)]
+        size: Option<ByteSize>,
+    },
+
+    /// Writes a volume or snapshot into a sparse raw file. A volume in use is exported as it is at this moment.
+    Export {
+        /// Volume, or snapshot such as db@3.
+        source: String,
+        /// The file.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Replaces a file that exists.
+        #[arg(long)]
+        force: bool,
+    },
+
+    /// Serves a volume or snapshot by NBD until interrupted.
+    Serve {
+        /// Volume, or snapshot such as db@3.
+        source: String,
+        /// Unix socket to listen on.
+        #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+        nbd: PathBuf,
+        /// Refuses writing.
+        #[arg(long)]
+        read_only: bool,
+    },
+
+    /// Gives a volume or snapshot a block device on this machine and prints its path.
+    Attach {
+        /// Volume, or snapshot such as db@3.
+        source: String,
+        /// Refuses writing.
+        #[arg(long)]
+        read_only: bool,
+    },
+
+    /// Takes the block device away.
+    Detach {
+        /// Volume, or snapshot such as db@3.
+        source: String,
+    },
+
+    /// Lists block devices on this machine.
+    Attachments,
+
+    /// Brings back the space that nothing uses any more.
+    Gc,
+
+    /// Verifies the whole pool without writing. Exit code: 0 clean, 1 damage found, 2 could not run.
+    Check,
+
+    /// Prints completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+
+    /// Writes a man page for every command.
+    Man {
+        /// Where to.
+        #[arg(value_hint = ValueHint::DirPath)]
+        directory: PathBuf,
+    },
+}
+
+/// Pools.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// Formats a device or a file as a pool.
+    Create {
+        /// Block device or file.
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+        /// Creates the file with this size.
+        #[arg(long)]
+        size: Option<ByteSize>,
+        /// Size of an extent, a power of two; fits the capacity when left out.
+        #[arg(long)]
+        extent: Option<ByteSize>,
+        /// Formats over whatever is there. It is gone then.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Shows shape and fill.
+    Info,
+}
+
+/// What an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImageFormat {
+    /// Looks at the first bytes.
+    Auto,
+    /// The bytes themselves; holes of a sparse file stay holes.
+    Raw,
+    /// QEMU's.
+    Qcow2,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Arguments, String> {
+        Arguments::try_parse_from(line.split(' ')).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_manual_parses() {
+        for line in [
+            "parallax pool create /dev/sdb --size 64G --force",
+            "parallax pool info --json",
+            "parallax create db --size 10G",
+            "parallax create copy --from db@3",
+            "parallax delete db",
+            "parallax list --all --usage",
+            "parallax rename db db2",
+            "parallax snapshot db --label before",
+            "parallax snapshot db wal --name nightly",
+            "parallax snap-list db",
+            "parallax snap-list",
+            "parallax snap-label db@1 text",
+            "parallax snap-delete db@1",
+            "parallax tree db --svg out.svg",
+            "parallax diff db@1 db@2",
+            "parallax resize db --size 20G",
+            "parallax revert db db@1",
+            "parallax import a.qcow2 db --format qcow2",
+            "parallax export db@1 out.img --force",
+            "parallax serve db --nbd /run/x.sock --read-only",
+            "parallax attach db",
+            "parallax detach db",
+            "parallax attachments",
+            "parallax gc",
+            "parallax check --json --pool /dev/sdb",
+            "parallax completions bash",
+            "parallax man /tmp/man",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn an_empty_volume_needs_a_size_and_a_size_needs_a_unit_that_exists() {
+        assert!(parse("parallax create db").unwrap_err().contains("--size"));
+        let error = parse("parallax create db --size 10GB").unwrap_err();
+        assert!(error.contains("write GiB for 1024"), "{error}");
+    }
+}

@@ -1,0 +1,136 @@
+//! check.
+//!
+//! Without a daemon it opens the device only, not the pool: a pool that is too damaged to open can be checked.
+
+use crate::{
+    args::Place,
+    failure::{Failure, Outcome},
+    output::{Output, table},
+    session::Session,
+};
+use indicatif::ProgressBar;
+use parallax_api::v1;
+use parallax_device::{IoMode, OpenOptions, open_device};
+use parallax_store::Severity;
+use parallaxd::engine::Reactors;
+use serde::Serialize;
+use std::path::Path;
+
+/// Exit code when damage was found.
+pub(crate) const DAMAGED: u8 = 1;
+
+/// Exit code when the check could not run.
+pub(crate) const COULD_NOT_RUN: u8 = 2;
+
+#[derive(Serialize)]
+struct Report {
+    clean: bool,
+    damage: usize,
+    leaks: usize,
+    findings: Vec<FindingView>,
+}
+
+#[derive(Serialize)]
+struct FindingView {
+    severity: String,
+    kind: String,
+    detail: String,
+    volumes: Vec<String>,
+}
+
+/// Checks and shows; the exit code.
+pub(crate) async fn run(place: &Place, output: Output) -> Outcome<u8> {
+    let bar = output.steps_bar();
+    bar.set_message("check");
+    let findings = match &place.pool {
+        Some(path) => alone(path, &bar).await,
+        None => by_daemon(place, &bar).await,
+    };
+    bar.finish_and_clear();
+    let findings = findings?;
+    let damage = findings.iter().filter(|finding| finding.severity == "damage").count();
+    let report = Report { clean: damage == 0, damage, leaks: findings.len() - damage, findings };
+    output.show(&report, text)?;
+    Ok(if report.clean { 0 } else { DAMAGED })
+}
+
+fn text(report: &Report) -> String {
+    let rows = report.findings.iter().map(|finding| {
+        vec![
+            finding.severity.clone(),
+            finding.kind.clone(),
+            finding.detail.clone(),
+            finding.volumes.join(", "),
+        ]
+    });
+    let list = if report.findings.is_empty() {
+        String::new()
+    } else {
+        table(&["severity", "kind", "what", "volumes"], rows)
+    };
+    let verdict = match (report.damage, report.leaks) {
+        (0, 0) => "clean".to_owned(),
+        (0, leaks) => format!("clean; {leaks} leaks, which `parallax gc` brings back"),
+        (damage, _) => format!("{damage} findings of damage"),
+    };
+    list + &verdict
+}
+
+async fn alone(path: &Path, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
+    let reactors = Reactors::start(1, IoMode::Auto, false)?;
+    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let device = open_device(path, reactors.home(), options).map_err(|error| {
+        Failure::from(error)
+            .during(format!("opening {}", path.display()))
+            .or_try("the same without --pool: a daemon may hold it")
+    })?;
+    let bar = bar.clone();
+    let findings = reactors
+        .home()
+        .run(async move {
+            let progress = move |done: u64, total: u64| {
+                bar.set_length(total);
+                bar.set_position(done);
+            };
+            parallax_store::check(device, &progress).await
+        })
+        .await??;
+    tokio::task::spawn_blocking(move || reactors.shutdown())
+        .await
+        .map_err(|error| Failure::new(format!("stopping the data thread failed: {error}")))?;
+    Ok(findings
+        .into_iter()
+        .map(|finding| FindingView {
+            severity: match finding.severity {
+                Severity::Leak => "leak",
+                Severity::Damage => "damage",
+            }
+            .to_owned(),
+            kind: finding.kind.to_owned(),
+            detail: finding.detail,
+            volumes: finding.volumes,
+        })
+        .collect())
+}
+
+async fn by_daemon(place: &Place, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
+    let session = Session::open(place).await?;
+    let client = session.client();
+    let mut stream =
+        client.manager().check_pool(client.unbounded(v1::CheckPoolRequest {})).await?.into_inner();
+    let mut findings = Vec::new();
+    let mut finished = false;
+    while let Some(step) = stream.message().await? {
+        bar.set_length(step.total);
+        bar.set_position(step.done);
+        finished = step.finished;
+        findings.extend(step.findings.into_iter().map(|finding| FindingView {
+            severity: finding.severity,
+            kind: finding.kind,
+            detail: finding.detail,
+            volumes: finding.volumes,
+        }));
+    }
+    session.close().await?;
+    if finished { Ok(findings) } else { Err(Failure::new("the check ended before it had seen everything")) }
+}
