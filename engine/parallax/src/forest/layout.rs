@@ -26,6 +26,10 @@ const LABEL_CHARACTER: f64 = 5.9;
 /// Longest label that is drawn in full.
 pub(super) const LABEL_MAX: usize = 24;
 
+/// Short histories are stretched to this width, but no further than so many times.
+const COMFORTABLE: f64 = 460.0;
+const STRETCH_MAX: f64 = 3.2;
+
 /// Where the drawing begins.
 pub(super) const LEFT: f64 = 44.0;
 pub(super) const TOP: f64 = 92.0;
@@ -116,6 +120,14 @@ pub(super) fn lay_out(forest: &Forest) -> Layout {
         last_x = last_x.max(x);
         ticks.push(Tick { x, at_ms: event.at_ms });
     }
+    let stretch = (COMFORTABLE / (last_x - LEFT).max(1.0)).clamp(1.0, STRETCH_MAX);
+    let move_to = |x: &mut f64| *x = LEFT + (*x - LEFT) * stretch;
+    for row in &mut rows {
+        move_to(&mut row.start);
+        row.dots.iter_mut().for_each(move_to);
+    }
+    ticks.iter_mut().for_each(|tick| move_to(&mut tick.x));
+    move_to(&mut last_x);
     let now = last_x.max(LEFT + 120.0) + TAIL;
     let names = forest
         .lanes

@@ -74,7 +74,7 @@ fn document(forest: &Forest, layout: &Layout, out: &mut String) -> std::fmt::Res
     for (number, (lane, row)) in forest.lanes.iter().zip(&layout.rows).enumerate() {
         writeln!(out, r#"<g class="lane">"#)?;
         line(lane, row, layout, colour(number, lane), out)?;
-        dots(lane, row, colour(number, lane), out)?;
+        dots(forest, number, row, out)?;
         name(lane, row, layout, colour(number, lane), out)?;
         writeln!(out, "</g>")?;
     }
@@ -165,8 +165,11 @@ fn line(lane: &Lane, row: &Row, layout: &Layout, colour: &str, out: &mut String)
     Ok(())
 }
 
-fn dots(lane: &Lane, row: &Row, colour: &str, out: &mut String) -> std::fmt::Result {
-    for (snapshot, x) in lane.snapshots.iter().zip(&row.dots) {
+fn dots(forest: &Forest, number: usize, row: &Row, out: &mut String) -> std::fmt::Result {
+    let lane = &forest.lanes[number];
+    let colour = colour(number, lane);
+    let branches = forest.branches(number);
+    for (place, (snapshot, x)) in lane.snapshots.iter().zip(&row.dots).enumerate() {
         let fill = if snapshot.ready { colour } else { "#ffffff" };
         writeln!(
             out,
@@ -183,9 +186,12 @@ fn dots(lane: &Lane, row: &Row, colour: &str, out: &mut String) -> std::fmt::Res
                 row.y
             )?;
         }
+        // A curve that goes down from here takes the place below the dot.
+        let (at, anchor) =
+            if branches.contains_key(&Some(place)) { (x + 5.0, "start") } else { (*x, "middle") };
         writeln!(
             out,
-            r#"<text x="{x:.1}" y="{:.1}" font-size="9.5" fill="{SOFT}" text-anchor="middle">@{}</text>"#,
+            r##"<text x="{at:.1}" y="{:.1}" font-size="9.5" fill="{SOFT}" text-anchor="{anchor}" stroke="#ffffff" stroke-width="2" paint-order="stroke">@{}</text>"##,
             row.y + 20.0,
             snapshot.number
         )?;
