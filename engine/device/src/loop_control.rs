@@ -3,7 +3,9 @@
 //! Invariants:
 //! * A loop device is opened for one call and closed again. Nobody who serves the file underneath may keep its
 //!   loop device open: the last close writes back dirty pages, which waits for the one who is closing.
-//! * No call here starts I/O on the file underneath, except that [`LoopDevice::status`] asks for its attributes.
+//! * Whoever serves the file underneath makes these calls on an [`ApartThread`](crate::ApartThread): configuring, asking
+//!   for the status and resizing wait for answers about the file, and limits of the queue wait for its I/O. So
+//!   nothing here uses a descriptor that it did not open itself, and nothing here logs.
 //!
 //! This is the one place that knows the driver's calls and structures; everything else stays safe code.
 
@@ -148,16 +150,11 @@ impl LoopDevice {
         if let Some(number) = options.preferred {
             let call = NumberCall { opcode: LOOP_CTL_ADD, argument: number as usize };
             // SAFETY: see `NumberCall`.
-            match unsafe { ioctl(&control, call) } {
-                Ok(_) | Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => {
-                    tracing::debug!(number, %error, "the preferred loop device cannot be made");
-                }
-            }
+            let _ = unsafe { ioctl(&control, call) };
             let device = Self { number };
-            match device.try_configure(file, options) {
-                Ok(()) => return Ok(device),
-                Err(error) => tracing::debug!(number, %error, "the preferred loop device is not free"),
+            // Whatever was wrong with that one, another may do.
+            if device.try_configure(file, options).is_ok() {
+                return Ok(device);
             }
         }
         for _ in 0..ATTEMPTS_MAX {

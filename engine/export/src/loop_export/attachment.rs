@@ -1,9 +1,28 @@
 //! One loop device over one file of the export: made, resized, taken away.
+//!
+//! Everything here that the kernel may answer with a question to this very process runs on the apart thread
+//! ([`Hands`]): functions that take the root of the mount, or say so.
 
-use super::{ExportKey, Limits, holders::describe, instance::Instance, mount::DetachedMount, served::Served};
-use parallax_block::{Error, ErrorKind, Result, ResultExt};
-use parallax_device::loop_control::{LoopDevice, LoopOptions};
-use std::{fs, os::fd::AsFd, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc, thread, time::Duration};
+use super::{
+    ExportKey, Limits,
+    holders::describe,
+    mount::{open_file, refresh_size},
+    served::Served,
+};
+use parallax_block::{Error, ErrorKind, Geometry, Result, ResultExt};
+use parallax_device::{
+    ApartThread,
+    loop_control::{LoopDevice, LoopOptions},
+};
+use std::{
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 /// Attempts to show a new size while requests complete, and pause between them.
 const RESIZE_ATTEMPTS_MAX: u32 = 200;
@@ -12,6 +31,10 @@ const RESIZE_PAUSE: Duration = Duration::from_millis(5);
 /// A device manager that probes a device holds it for a moment. Worth waiting for, not worth failing for.
 const CLEAR_ATTEMPTS_MAX: u32 = 10;
 const CLEAR_PAUSE: Duration = Duration::from_millis(100);
+
+/// The thread that does what may wait for this process. It keeps the root of the mount, and the lock of the
+/// instance: the lock is free only when it has ended too.
+pub(super) type Hands = ApartThread<2>;
 
 /// One volume and its loop device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,59 +62,74 @@ pub(super) struct Attached {
     pub(super) device: LoopDevice,
     pub(super) served: Arc<Served>,
     /// Limits of the queue before they were ours: they stay with a loop device whatever file is behind it.
-    untuned: Vec<(PathBuf, String)>,
+    untuned: Vec<Setting>,
+}
+
+/// A setting of a loop device in sysfs.
+#[derive(Clone)]
+struct Setting {
+    path: PathBuf,
+    value: String,
+}
+
+impl Setting {
+    /// Sets it, and answers with what it was. Waits for the I/O of the device: only apart.
+    fn set(&self) -> std::io::Result<Self> {
+        let value = fs::read_to_string(&self.path)?;
+        fs::write(&self.path, &self.value)?;
+        Ok(Self { path: self.path.clone(), value })
+    }
+}
+
+fn check_shape(geometry: &Geometry) -> Result<()> {
+    if !matches!(geometry.logical_block, 512 | 1024 | 2048 | 4096) {
+        return Err(Error::invalid(format!(
+            "a loop device has blocks of 512 to 4096 bytes, not {}",
+            geometry.logical_block
+        )));
+    }
+    if geometry.capacity == 0 || !geometry.capacity.is_multiple_of(u64::from(geometry.logical_block)) {
+        return Err(Error::invalid(format!(
+            "a capacity of {} bytes is not a multiple of the {}-byte block",
+            geometry.capacity, geometry.logical_block
+        )));
+    }
+    Ok(())
 }
 
 impl Attached {
+    /// Puts a loop device over the file at `path` of the mount, the one that had the number `preferred` if it is free.
     pub(super) fn new(
         key: &ExportKey,
         served: Arc<Served>,
-        mount: &DetachedMount,
-        file: &str,
-        instance: &Instance,
+        hands: &Hands,
+        path: String,
+        preferred: Option<u32>,
         limits: &Limits,
     ) -> Result<Self> {
         let geometry = served.device.geometry();
-        if !matches!(geometry.logical_block, 512 | 1024 | 2048 | 4096) {
-            return Err(Error::invalid(format!(
-                "a loop device has blocks of 512 to 4096 bytes, not {}",
-                geometry.logical_block
-            )));
-        }
-        if geometry.capacity == 0 || !geometry.capacity.is_multiple_of(u64::from(geometry.logical_block)) {
-            return Err(Error::invalid(format!(
-                "a capacity of {} bytes is not a multiple of the {}-byte block",
-                geometry.capacity, geometry.logical_block
-            )));
-        }
+        check_shape(&geometry)?;
         let options = LoopOptions {
             logical_block: geometry.logical_block,
             read_only: served.read_only,
             direct: true,
             label: format!("parallax:{key}"),
-            preferred: instance.remembered(key),
+            preferred,
         };
-        let device = {
-            let file = mount.open(file, served.read_only)?;
-            LoopDevice::configure(file.as_fd(), &options)?
-        };
-        let mut attached =
-            Self::checked(key, device, served).inspect_err(|_| drop(device.clear_when_closed()))?;
-        instance.remember(key, device).inspect_err(|_| drop(device.clear_when_closed()))?;
-        attached.tune("max_sectors_kb", limits.request_bytes_max / 1024);
-        attached.tune("nr_requests", limits.queue_depth);
+        let device = hands.call(move |[root, _]| configure(root, &path, &options))??;
+        let attached = Self::looked_at(key, device, served, geometry);
+        let mut attached = attached.inspect_err(|_| drop(hands.call(move |_| device.clear_when_closed())))?;
+        attached.tune(hands, "max_sectors_kb", limits.request_bytes_max / 1024)?;
+        attached.tune(hands, "nr_requests", limits.queue_depth)?;
         Ok(attached)
     }
 
-    fn checked(key: &ExportKey, device: LoopDevice, served: Arc<Served>) -> Result<Self> {
-        let geometry = served.device.geometry();
-        let status = device.status()?;
-        if !status.direct {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "this kernel's loop driver refuses direct I/O on FUSE, and a second page cache is not acceptable",
-            ));
-        }
+    fn looked_at(
+        key: &ExportKey,
+        device: LoopDevice,
+        served: Arc<Served>,
+        geometry: Geometry,
+    ) -> Result<Self> {
         let path = device.path();
         let node = fs::metadata(&path).context(|| format!("looking at {}", path.display()))?;
         let shown = LoopAttachment {
@@ -113,28 +151,21 @@ impl Attached {
     }
 
     /// Sets a limit of the device's queue. Without it the device works, only less bounded.
-    fn tune(&mut self, name: &str, value: u32) {
+    fn tune(&mut self, hands: &Hands, name: &str, value: u32) -> Result<()> {
         let path = self.device.sysfs().join("queue").join(name);
-        let previous = fs::read_to_string(&path);
-        match previous.and_then(|previous| fs::write(&path, value.to_string()).map(|()| previous)) {
-            Ok(previous) => self.untuned.push((path, previous)),
+        let setting = Setting { path: path.clone(), value: value.to_string() };
+        match hands.call(move |_| setting.set())? {
+            Ok(previous) => self.untuned.push(previous),
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), value, "a limit of a loop device stays as it is");
             }
         }
-    }
-
-    fn untune(&self) {
-        for (path, previous) in &self.untuned {
-            if let Err(error) = fs::write(path, previous) {
-                tracing::debug!(%error, path = %path.display(), "a limit of a loop device stays as it was for us");
-            }
-        }
+        Ok(())
     }
 
     /// Shows the present capacity. The inode's size goes first, then the device's: a read between the file's old
     /// end and the device's new one would be answered with zeroes by the kernel.
-    pub(super) fn resize(&mut self, mount: &DetachedMount, file: &str) -> Result<()> {
+    pub(super) fn resize(&mut self, hands: &Hands, path: &str) -> Result<()> {
         let wanted = self.served.size();
         if wanted < self.shown.capacity {
             return Err(Error::invalid(format!(
@@ -142,14 +173,16 @@ impl Attached {
                 self.shown.capacity
             )));
         }
+        let device = self.device;
         for _ in 0..RESIZE_ATTEMPTS_MAX {
+            let path = path.to_owned();
             let size = {
                 let _no_replies = self.served.replies.write();
-                mount.refresh_size(file)?
+                hands.call(move |[root, _]| refresh_size(root, &path))??
             };
             if size == wanted {
-                self.device.reread_capacity()?;
-                self.shown.capacity = self.device.capacity()?;
+                hands.call(move |_| device.reread_capacity())??;
+                self.shown.capacity = device.capacity()?;
                 if self.shown.capacity == wanted {
                     return Ok(());
                 }
@@ -163,11 +196,13 @@ impl Attached {
     }
 
     /// Takes the loop device off the file, unless someone has it open.
-    pub(super) fn clear(&self) -> Result<()> {
+    pub(super) fn clear(&self, hands: &Hands) -> Result<()> {
+        let device = self.device;
         for _ in 0..CLEAR_ATTEMPTS_MAX {
-            if self.device.clear()? {
-                self.untune();
-                return Ok(());
+            if hands.call(move |_| device.clear())?? {
+                let untuned = self.untuned.clone();
+                // Another program may have taken the device by now and set its own limits; either is well.
+                return hands.call(move |_| untuned.iter().for_each(|setting| drop(setting.set())));
             }
             thread::sleep(CLEAR_PAUSE);
         }
@@ -180,4 +215,29 @@ impl Attached {
             ),
         ))
     }
+
+    /// Fails all I/O from now on, and has the kernel clear the device when its last holder closes it.
+    pub(super) fn give_up(&self, hands: &Hands) -> Result<()> {
+        self.served.fail();
+        let device = self.device;
+        hands.call(move |_| device.clear_when_closed())?
+    }
+}
+
+fn configure(root: &OwnedFd, path: &str, options: &LoopOptions) -> Result<LoopDevice> {
+    let device = {
+        let file = open_file(root, path, options.read_only)?;
+        LoopDevice::configure(file.as_fd(), options)?
+    };
+    let direct = device.status().and_then(|status| {
+        if status.direct {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "this kernel's loop driver refuses direct I/O on FUSE, and a second page cache is not acceptable",
+        ))
+    });
+    direct.inspect_err(|_| drop(device.clear_when_closed()))?;
+    Ok(device)
 }

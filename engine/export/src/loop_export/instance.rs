@@ -16,6 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{Read, Seek, Write},
+    os::fd::{AsFd, BorrowedFd},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -26,8 +27,7 @@ const RANDOM_BYTES: usize = 12;
 pub(super) struct Instance {
     numbers: PathBuf,
     name: String,
-    /// Holds the lock.
-    _lock: File,
+    lock: File,
 }
 
 impl Instance {
@@ -61,7 +61,12 @@ impl Instance {
             lock.rewind()?;
             lock.write_all(name.as_bytes()).context(|| format!("writing {}", path.display()))?;
         }
-        Ok(Self { numbers, name, _lock: lock })
+        Ok(Self { numbers, name, lock })
+    }
+
+    /// What holds the lock. It is held as long as any descriptor of it is open.
+    pub(super) fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 
     pub(super) fn name(&self) -> &str {
@@ -96,9 +101,11 @@ impl Instance {
         fs::read_to_string(self.numbers.join(key.as_str())).ok()?.trim().parse().ok()
     }
 
-    pub(super) fn remember(&self, key: &ExportKey, device: LoopDevice) -> Result<()> {
+    pub(super) fn remember(&self, key: &ExportKey, device: LoopDevice) {
         let path = self.numbers.join(key.as_str());
-        fs::write(&path, device.number().to_string()).context(|| format!("writing {}", path.display()))
+        if let Err(error) = fs::write(&path, device.number().to_string()) {
+            tracing::warn!(%error, path = %path.display(), "the loop device number of an export is not remembered");
+        }
     }
 
     pub(super) fn forget(&self, key: &ExportKey) {

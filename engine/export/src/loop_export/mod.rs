@@ -1,4 +1,4 @@
-//! Loop export: gives any [`BlockDevice`] a `/dev/loopN` on any kernel since 5.8, without a driver of our own.
+//! Loop export: gives any [`BlockDevice`] a `/dev/loopN` on any kernel since 5.9, without a driver of our own.
 //!
 //! ```text
 //! pod, VM            open, mount
@@ -17,6 +17,9 @@
 //!    FUSE mount itself is in no namespace at all.
 //! 3. *Hold nothing of its own open*: neither a loop device nor a file of the mount, beyond one call. Closing a
 //!    loop device last writes back its dirty pages; a process that is being killed cannot serve that.
+//!    *And wait for itself only apart*: every call that the kernel may answer by asking this process runs on a thread
+//!    that does not share its descriptors ([`parallax_device::ApartThread`] tells why: a daemon that is killed
+//!    in the middle of such a call on an ordinary thread never dies).
 //! 4. *No child inherits the connection.* It ends, and fails all I/O, when its last descriptor closes; a
 //!    forgotten child would turn errors into a hang. (Descriptors are close-on-exec: exec, never only fork.)
 //! 5. *Every request is answered*, by success or error, in bounded time: that is the device's duty. A request
@@ -44,23 +47,16 @@ mod mount;
 mod protect;
 mod served;
 
-use attachment::Attached;
+use attachment::{Attached, Hands};
 use filesystem::{Catalogue, LoopFilesystem};
 use fuser::{BackgroundSession, Config, Session, SessionACL};
 use instance::Instance;
 use limits::Gate;
-use mount::DetachedMount;
+use mount::new_mount;
 use parallax_block::{BlockDevice, Error, ErrorKind, Result, ResultExt, Runtime};
 use parking_lot::{Mutex, RwLock};
 use served::{Engine, Served};
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-};
+use std::{collections::BTreeMap, os::fd::AsFd, path::Path, sync::Arc};
 
 pub use attachment::LoopAttachment;
 pub use key::ExportKey;
@@ -85,7 +81,7 @@ pub struct LoopExports {
 /// What exists while requests are served.
 struct Service {
     instance: Instance,
-    mount: DetachedMount,
+    hands: Hands,
     session: BackgroundSession,
 }
 
@@ -99,7 +95,9 @@ impl LoopExports {
         let catalogue = Catalogue::new(instance.name().to_owned());
         let engine = Engine { runtime, gate: Gate::new(limits.memory_bytes_max) };
         let filesystem = LoopFilesystem { catalogue: Arc::clone(&catalogue), engine };
-        let (mount, connection) = DetachedMount::new()?;
+        let (root, connection) = new_mount()?;
+        let hands = Hands::start("loop-control", [root.as_fd(), instance.lock()])?;
+        drop(root);
         let mut config = Config::default();
         config.n_threads = Some(FUSE_THREADS);
         config.clone_fd = true;
@@ -109,7 +107,7 @@ impl LoopExports {
         Ok(Self {
             limits,
             catalogue,
-            service: Mutex::new(Some(Service { instance, mount, session })),
+            service: Mutex::new(Some(Service { instance, hands, session })),
             attached: RwLock::default(),
         })
     }
@@ -123,7 +121,7 @@ impl LoopExports {
         read_only: bool,
     ) -> Result<LoopAttachment> {
         let service = self.service.lock();
-        let Service { instance, mount, .. } = service.as_ref().ok_or_else(mount::stopped)?;
+        let Service { instance, hands, .. } = service.as_ref().ok_or_else(stopped)?;
         let read_only = read_only || device.geometry().read_only;
         if let Some(attached) = self.attached.read().get(&key) {
             if attached.shown.read_only != read_only {
@@ -135,17 +133,13 @@ impl LoopExports {
             }
             return Ok(attached.shown.clone());
         }
-        let served = Arc::new(Served {
-            inode: self.catalogue.new_inode(),
-            device,
-            read_only,
-            failed: AtomicBool::new(false),
-            replies: RwLock::new(()),
-        });
+        let served = Served::new(self.catalogue.new_inode(), device, read_only);
         self.catalogue.insert(&key, Arc::clone(&served));
-        let attached = Attached::new(&key, served, mount, &self.catalogue.path(&key), instance, &self.limits)
+        let path = self.catalogue.path(&key);
+        let attached = Attached::new(&key, served, hands, path, instance.remembered(&key), &self.limits)
             .inspect_err(|_| self.catalogue.remove(&key))
             .context(|| format!("attaching {key}"))?;
+        instance.remember(&key, attached.device);
         let shown = attached.shown.clone();
         self.attached.write().insert(key, attached);
         Ok(shown)
@@ -154,9 +148,9 @@ impl LoopExports {
     /// Shows the present capacity of the device to whoever uses the loop device, while I/O runs.
     pub fn resize(&self, key: &ExportKey) -> Result<LoopAttachment> {
         let service = self.service.lock();
-        let Service { mount, .. } = service.as_ref().ok_or_else(mount::stopped)?;
+        let Service { hands, .. } = service.as_ref().ok_or_else(stopped)?;
         let mut attached = self.attached.read().get(key).ok_or_else(|| not_attached(key))?.clone();
-        attached.resize(mount, &self.catalogue.path(key)).context(|| format!("resizing {key}"))?;
+        attached.resize(hands, &self.catalogue.path(key)).context(|| format!("resizing {key}"))?;
         let shown = attached.shown.clone();
         self.attached.write().insert(key.clone(), attached);
         Ok(shown)
@@ -166,16 +160,15 @@ impl LoopExports {
     /// while someone has the device open or mounted.
     pub fn detach(&self, key: &ExportKey) -> Result<()> {
         let service = self.service.lock();
-        let Service { instance, .. } = service.as_ref().ok_or_else(mount::stopped)?;
-        self.detach_locked(instance, key)
+        self.detach_from(service.as_ref().ok_or_else(stopped)?, key)
     }
 
-    fn detach_locked(&self, instance: &Instance, key: &ExportKey) -> Result<()> {
+    fn detach_from(&self, service: &Service, key: &ExportKey) -> Result<()> {
         let attached = self.attached.read().get(key).ok_or_else(|| not_attached(key))?.clone();
-        attached.clear().context(|| format!("detaching {key}"))?;
+        attached.clear(&service.hands).context(|| format!("detaching {key}"))?;
         self.attached.write().remove(key);
         self.catalogue.remove(key);
-        instance.forget(key);
+        service.instance.forget(key);
         Ok(())
     }
 
@@ -192,25 +185,29 @@ impl LoopExports {
         let keys: Vec<ExportKey> = self.attached.read().keys().cloned().collect();
         let mut held = Vec::new();
         for key in keys {
-            if let Err(error) = self.detach_locked(&service.instance, &key) {
+            if let Err(error) = self.detach_from(&service, &key) {
                 tracing::warn!(%key, %error, "a loop device is still in use; its I/O fails from now on");
                 held.push(key);
             }
         }
         for attached in self.attached.read().values() {
-            attached.served.failed.store(true, Relaxed);
-            attached.device.clear_when_closed()?;
+            attached.give_up(&service.hands)?;
         }
-        let Service { mount, session, .. } = service;
-        drop(mount);
+        let Service { hands, session, instance } = service;
+        hands.end();
         if held.is_empty() {
             // With the last file and the mount gone, the kernel ends the connection and its threads see that.
             session.join().context(|| "ending the FUSE connection of the loop export")?;
         }
+        drop(instance);
         Ok(held)
     }
 }
 
 fn not_attached(key: &ExportKey) -> Error {
     Error::new(ErrorKind::NotFound, format!("{key} is not attached on this node"))
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::FailedPrecondition, "the loop export has been shut down; restart the daemon")
 }

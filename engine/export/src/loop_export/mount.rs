@@ -4,7 +4,7 @@
 //! else can look into it, in whatever mount namespace, and a killed daemon leaves no dead mount behind: what
 //! is left is held by loop devices alone and goes with them.
 
-use parallax_block::{Error, ErrorKind, Result, ResultExt};
+use parallax_block::{Error, Result, ResultExt};
 use rustix::{
     fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx},
     mount::{
@@ -17,42 +17,37 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
-/// The kernel's end of a FUSE connection, and the mount.
-pub(super) struct DetachedMount {
-    root: OwnedFd,
+/// Makes a connection and mounts it. Answers with the root of the mount, and with the descriptor in which the
+/// kernel's first message waits.
+pub(super) fn new_mount() -> Result<(OwnedFd, OwnedFd)> {
+    let connection = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .context(|| "opening /dev/fuse (the container needs that device, the kernel the fuse driver)")?;
+    let root = mount(connection.as_raw_fd())
+        .map_err(|errno| Error::from(io::Error::from(errno)))
+        .context(|| "mounting FUSE with fsopen(2) (needs CAP_SYS_ADMIN and Linux 5.9 or newer)")?;
+    Ok((root, connection.into()))
 }
 
-impl DetachedMount {
-    /// Makes a connection and mounts it; the kernel's first message waits in the returned descriptor.
-    pub(super) fn new() -> Result<(Self, OwnedFd)> {
-        let connection =
-            OpenOptions::new().read(true).write(true).open("/dev/fuse").context(
-                || "opening /dev/fuse (the container needs that device, the kernel the fuse driver)",
-            )?;
-        let root = mount(connection.as_fd().as_raw_fd())
-            .map_err(|errno| Error::from(io::Error::from(errno)))
-            .context(|| "mounting FUSE with fsopen(2) (needs CAP_SYS_ADMIN and Linux 5.8 or newer)")?;
-        Ok((Self { root }, connection.into()))
-    }
+/// Opens a file of the mount. Only apart, and close it soon: see the module of the loop export.
+pub(super) fn open_file(root: &OwnedFd, path: &str, read_only: bool) -> Result<OwnedFd> {
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    openat(root, path, access | OFlags::CLOEXEC, Mode::empty())
+        .map_err(io::Error::from)
+        .context(|| format!("opening {path} of the loop export"))
+}
 
-    /// Opens a file. Close it soon: see the module of the loop export for why no such file may stay open.
-    pub(super) fn open(&self, path: &str, read_only: bool) -> Result<OwnedFd> {
-        let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-        openat(&self.root, path, access | OFlags::CLOEXEC, Mode::empty())
-            .map_err(io::Error::from)
-            .context(|| format!("opening {path} of the loop export"))
-    }
-
-    /// Makes the kernel read a file's size again, and answers with the size that its inode has afterwards.
-    ///
-    /// The kernel drops the answer if reads or writes of the file complete meanwhile, so the answer may be stale.
-    pub(super) fn refresh_size(&self, path: &str) -> Result<u64> {
-        let ask = |flags| statx(&self.root, path, flags, StatxFlags::SIZE).map_err(io::Error::from);
-        ask(AtFlags::STATX_FORCE_SYNC)
-            .and_then(|_| ask(AtFlags::STATX_DONT_SYNC))
-            .map(|attributes| attributes.stx_size)
-            .context(|| format!("reading the size of {path} of the loop export"))
-    }
+/// Makes the kernel read a file's size again, and answers with the size that its inode has afterwards. Only apart.
+///
+/// The kernel drops the answer if reads or writes of the file complete meanwhile, so the answer may be stale.
+pub(super) fn refresh_size(root: &OwnedFd, path: &str) -> Result<u64> {
+    let ask = |flags| statx(root, path, flags, StatxFlags::SIZE).map_err(io::Error::from);
+    ask(AtFlags::STATX_FORCE_SYNC)
+        .and_then(|_| ask(AtFlags::STATX_DONT_SYNC))
+        .map(|attributes| attributes.stx_size)
+        .context(|| format!("reading the size of {path} of the loop export"))
 }
 
 fn mount(connection: i32) -> rustix::io::Result<OwnedFd> {
@@ -68,9 +63,4 @@ fn mount(connection: i32) -> rustix::io::Result<OwnedFd> {
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
-/// The error for a serving process that has stopped.
-pub(super) fn stopped() -> Error {
-    Error::new(ErrorKind::FailedPrecondition, "the loop export has been shut down; restart the daemon")
 }

@@ -38,8 +38,8 @@ pub(super) struct Served {
     pub(super) inode: u64,
     pub(super) device: Arc<dyn BlockDevice>,
     pub(super) read_only: bool,
-    /// Set when the export is given up: every request fails.
-    pub(super) failed: AtomicBool,
+    /// Set when the export is given up.
+    failed: AtomicBool,
     pub(super) replies: RwLock<()>,
 }
 
@@ -48,6 +48,15 @@ fn errno_of(error: &Error) -> Errno {
 }
 
 impl Served {
+    pub(super) fn new(inode: u64, device: Arc<dyn BlockDevice>, read_only: bool) -> Arc<Self> {
+        Arc::new(Self { inode, device, read_only, failed: AtomicBool::new(false), replies: RwLock::new(()) })
+    }
+
+    /// Every request fails from now on.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Relaxed);
+    }
+
     /// Bytes of the file.
     pub(super) fn size(&self) -> u64 {
         self.device.geometry().capacity

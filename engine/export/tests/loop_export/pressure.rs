@@ -14,10 +14,12 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    sync::atomic::Ordering::SeqCst,
     time::{Duration, Instant},
 };
 
 const DIRECTORY: &str = "PARALLAX_TEST_DIRECTORY";
+const STUCK: &str = "PARALLAX_TEST_STUCK";
 const DEVICE_BYTES: u64 = 1 << 30;
 const GROUP_BYTES: u64 = 64 << 20;
 
@@ -35,6 +37,10 @@ fn daemon() {
     let protection = protect_process();
     let exports = LoopExports::start(Path::new(&directory), Pool::new(), Limits::default()).unwrap();
     let device = MemoryDevice::new(Shape::of(DEVICE_BYTES));
+    if std::env::var_os(STUCK).is_some() {
+        device.slow_to_tell.store(true, SeqCst);
+        println!("\nstuck");
+    }
     let attachment = exports.attach(key("pressure"), device, false).unwrap();
     println!("\nattached {} {protection:?}", attachment.path.display());
     // Ends with the test, however that ends.
@@ -279,4 +285,33 @@ fn two_daemons_never_serve_one_directory() {
     // The first one goes on.
     OpenOptions::new().read(true).open(&daemon.device).unwrap().read_exact_at(&mut [0; 4096], 0).unwrap();
     daemon.stop();
+}
+
+/// A process that waits for an answer of its own filesystem, and is killed, waits on: the kernel does not interrupt a
+/// request that was already read, and the descriptors that would end the connection stay open as long as any
+/// thread that shares them lives. The thread that attaches must not share them.
+#[test]
+fn a_daemon_killed_while_it_waits_for_itself_dies() {
+    if !machine_can() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "pressure::daemon"])
+        .env(DIRECTORY, directory.path())
+        .env(STUCK, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(process.stdout.take().unwrap());
+    assert!(output.by_ref().lines().any(|line| line.unwrap() == "stuck"));
+    std::thread::sleep(Duration::from_millis(500));
+    process.kill().unwrap();
+    let start = Instant::now();
+    while process.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < BOUND, "the daemon waits for itself forever");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Daemon::start(directory.path()).stop();
 }

@@ -38,6 +38,8 @@ pub(crate) struct MemoryDevice {
     pub(crate) fail: AtomicBool,
     pub(crate) full: AtomicBool,
     pub(crate) hang: AtomicBool,
+    /// Makes questions of the kernel about the device's shape take forever.
+    pub(crate) slow_to_tell: AtomicBool,
 }
 
 /// How a device differs from the ordinary one.
@@ -78,6 +80,7 @@ impl MemoryDevice {
             fail: AtomicBool::new(false),
             full: AtomicBool::new(false),
             hang: AtomicBool::new(false),
+            slow_to_tell: AtomicBool::new(false),
         })
     }
 
@@ -119,6 +122,10 @@ impl MemoryDevice {
 
 impl BlockDevice for MemoryDevice {
     fn geometry(&self) -> Geometry {
+        let asked_by_kernel = thread::current().name().is_some_and(|name| name.starts_with("fuser"));
+        while asked_by_kernel && self.slow_to_tell.load(SeqCst) {
+            thread::sleep(Duration::from_millis(10));
+        }
         Geometry {
             capacity: self.capacity.load(SeqCst),
             logical_block: self.logical_block,
