@@ -2,7 +2,7 @@
 
 use super::Node;
 use super::device::Device;
-use super::filesystem;
+use super::filesystem::{self, Grown};
 use super::mount;
 use crate::capability::{Capability, Filesystem};
 use crate::controller::bytes;
@@ -45,7 +45,12 @@ impl Node {
         match mounted {
             Some(mounted) if !mounted.read_only() => {
                 let filesystem = Filesystem::parse(&mounted.kind)?;
-                filesystem::grow(filesystem, &device, path.as_path()).await?;
+                if filesystem::grow(filesystem, &device, path.as_path()).await? == Grown::NotPermitted {
+                    return Err(Status::failed_precondition(format!(
+                        "volume {id} has grown, but this host does not let {filesystem} grow while it is mounted \
+                         (CAP_SYS_RESOURCE is withheld): it grows when its pods have been deleted and one starts again"
+                    )));
+                }
             }
             // A read-only filesystem grows when it is next mounted for writing.
             Some(_) => {}

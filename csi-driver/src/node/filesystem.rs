@@ -90,16 +90,43 @@ pub(crate) async fn check_ext(device: &Device, lock: File) -> Result<()> {
     }
 }
 
+/// How growing a mounted filesystem ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grown {
+    /// It fills its device.
+    Full,
+    /// The kernel does not let us: growing a mounted ext4 takes CAP_SYS_RESOURCE, which some hosts withhold.
+    NotPermitted,
+}
+
 /// Grows a mounted filesystem to the size of its device. Nothing to do is fine.
-pub(crate) async fn grow(filesystem: Filesystem, device: &Device, mounted_at: &Path) -> Result<()> {
+pub(crate) async fn grow(filesystem: Filesystem, device: &Device, mounted_at: &Path) -> Result<Grown> {
     let tool = match filesystem {
         Filesystem::Ext4 => Tool::new("resize2fs", GROW_LIMIT).arg(device.path()),
         Filesystem::Xfs => Tool::new("xfs_growfs", GROW_LIMIT).arg("-d").arg(mounted_at),
     };
-    let doing = || format!("growing {filesystem} on {device}");
     match tool.run().await {
-        Ok(Outcome { code: Some(0), .. }) => Ok(()),
-        Ok(outcome) => Err(interrupted(doing(), outcome.output)),
-        Err(error) => Err(interrupted(doing(), error)),
+        Ok(Outcome { code: Some(0), .. }) => Ok(Grown::Full),
+        Ok(outcome) if outcome.output.contains("Permission denied") => Ok(Grown::NotPermitted),
+        outcome => Err(failed_growth(filesystem, device, outcome)),
     }
+}
+
+/// Grows an ext filesystem that is not mounted. The tool insists on a full check first.
+pub(crate) async fn grow_ext_unmounted(device: &Device, lock: File) -> Result<()> {
+    let held = lock.try_clone().map_err(|error| interrupted(format!("locking {device}"), error))?;
+    let check = Tool::new("e2fsck", CHECK_LIMIT).args(["-p", "-f"]).holding(held).arg(device.path());
+    match check.run().await {
+        Ok(Outcome { code: Some(0..=3), .. }) => {}
+        outcome => return Err(failed_growth(Filesystem::Ext4, device, outcome)),
+    }
+    match Tool::new("resize2fs", GROW_LIMIT).holding(lock).arg(device.path()).run().await {
+        Ok(Outcome { code: Some(0), .. }) => Ok(()),
+        outcome => Err(failed_growth(Filesystem::Ext4, device, outcome)),
+    }
+}
+
+fn failed_growth(filesystem: Filesystem, device: &Device, outcome: std::io::Result<Outcome>) -> Status {
+    let why = outcome.map_or_else(|error| error.to_string(), |outcome| outcome.output);
+    interrupted(format!("growing {filesystem} on {device}"), why)
 }

@@ -10,7 +10,7 @@
 
 use super::Node;
 use super::device::Device;
-use super::filesystem;
+use super::filesystem::{self, Grown};
 use super::mount::{self, Options};
 use super::mountinfo::Mount;
 use super::signature::{self, Content, Signature};
@@ -278,12 +278,12 @@ impl Node {
     }
 
     async fn grow_if_larger(&self, plan: &MountPlan, device: &Device, mounted: &Mount) -> Result<()> {
-        if plan.read_only {
+        if plan.read_only || !spans_less(&look(device).await?, device)? {
             return Ok(());
         }
-        let content = look(device).await?;
-        if spans_less(&content, device)? {
-            filesystem::grow(plan.filesystem, device, &mounted.target).await?;
+        match filesystem::grow(plan.filesystem, device, &mounted.target).await? {
+            Grown::Full => {}
+            Grown::NotPermitted => tracing::warn!(%device, "the filesystem grows when it is staged afresh"),
         }
         Ok(())
     }
@@ -299,7 +299,13 @@ impl Node {
         if plan.read_only || !spans_less(content, device)? {
             return Ok(());
         }
-        filesystem::grow(plan.filesystem, device, staging.as_path()).await?;
+        if filesystem::grow(plan.filesystem, device, staging.as_path()).await? == Grown::NotPermitted {
+            // Nobody uses it yet, so it can be unmounted for it.
+            self.unmount(staging).await?;
+            filesystem::grow_ext_unmounted(device, device.lock()?).await?;
+            let again = try_mount(plan, device, staging).await;
+            again.map_err(|error| interrupted(format!("mounting {device} at {staging}"), error))?;
+        }
         tracing::info!(%device, "the filesystem was smaller than its volume and was grown");
         Ok(())
     }

@@ -10,6 +10,7 @@ mod manager;
 mod node;
 pub mod plugin;
 pub mod shop;
+pub mod world;
 
 use parallax_api::v1::{manager_server::ManagerServer, node_server::NodeServer};
 use shop::Shop;

@@ -1,0 +1,403 @@
+//! The node plugin on this machine's kernel: real loop devices, real filesystems, real mounts.
+
+mod support;
+
+use parallax_api::v1::FilesystemState;
+use parallax_csi::proto::csi::volume_capability::access_mode::Mode;
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use support::can_mount;
+use support::world::{CANARY, MIB, World, block, ext4, from_snapshot, from_volume, mounted, text, xfs};
+use tonic::Code;
+
+fn mountinfo() -> String {
+    fs::read_to_string("/proc/self/mountinfo").unwrap()
+}
+
+fn is_mounted(path: &Path) -> bool {
+    mountinfo().lines().any(|line| line.split(' ').nth(4) == path.to_str())
+}
+
+fn bytes_total(usage: &[parallax_csi::proto::csi::VolumeUsage]) -> i64 {
+    usage.iter().find(|usage| usage.unit == 1).unwrap().total
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_formatted_once_and_keeps_its_files() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    for (name, capability) in [("e", ext4()), ("x", xfs())] {
+        let volume = world.volume(name, 400, None).await.with(capability);
+        volume.stage().await.unwrap();
+        volume.stage().await.unwrap();
+        assert_eq!(volume.state(), FilesystemState::Formatted);
+        let one = volume.publish("one", false).await.unwrap();
+        volume.publish("one", false).await.unwrap();
+        let two = volume.publish("two", true).await.unwrap();
+        fs::write(one.join("file"), "kept").unwrap();
+        assert_eq!(fs::read_to_string(two.join("file")).unwrap(), "kept");
+        assert!(fs::write(two.join("file"), "no").is_err(), "the second pod may only read");
+        assert_eq!(volume.publish("two", false).await.unwrap_err().code(), Code::AlreadyExists);
+
+        let usage = volume.stats("one").await.unwrap();
+        assert!(bytes_total(&usage) > 300 * MIB && usage.len() == 2, "{usage:?}");
+
+        for pod in ["one", "two", "two"] {
+            volume.unpublish(pod).await.unwrap();
+        }
+        assert!(!one.exists());
+        volume.unstage().await.unwrap();
+        volume.unstage().await.unwrap();
+        assert!(volume.attached().is_none() && !is_mounted(&volume.staging()));
+
+        volume.stage().await.unwrap();
+        let one = volume.publish("one", false).await.unwrap();
+        assert_eq!(fs::read_to_string(one.join("file")).unwrap(), "kept");
+        volume.unpublish("one").await.unwrap();
+        volume.unstage().await.unwrap();
+    }
+    assert!(!world.logs().contains(CANARY), "a secret is in a log");
+    assert!(
+        world.logs().contains("<1 redacted>"),
+        "requests are logged at debug, so the line above looked at something"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_volume_is_a_device_at_the_pods_path() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let volume = world.volume("raw", 64, None).await.with(block());
+    volume.stage().await.unwrap();
+    // Its owner writes what he likes from now on.
+    assert_eq!(volume.state(), FilesystemState::Formatted);
+    let one = volume.publish("one", false).await.unwrap();
+    let two = volume.publish("two", false).await.unwrap();
+    volume.publish("two", false).await.unwrap();
+    let device = fs::OpenOptions::new().read(true).write(true).open(&one).unwrap();
+    device.write_all_at(b"raw bytes", 4096).unwrap();
+    device.sync_all().unwrap();
+    drop(device);
+    let mut read = [0; 9];
+    fs::File::open(&two).unwrap().read_exact_at(&mut read, 4096).unwrap();
+    assert_eq!(&read, b"raw bytes");
+    assert_eq!(bytes_total(&volume.stats("one").await.unwrap()), 64 * MIB);
+
+    volume.grow("one", 96).await.unwrap();
+    assert_eq!(bytes_total(&volume.stats("one").await.unwrap()), 96 * MIB);
+
+    volume.unpublish("one").await.unwrap();
+    let refused = volume.unstage().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("pods/two"), "{refused}");
+    volume.unpublish("two").await.unwrap();
+    volume.unstage().await.unwrap();
+    assert!(volume.attached().is_none());
+}
+
+/// kubernetes#142243, #95183, #140376: data was formatted over, because a volume that held something else than a
+/// known filesystem, or that could not be read for a moment, was taken for a blank one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_holds_something_is_never_formatted_over() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+
+    let raw = world.volume("was-raw", 64, None).await.with(block());
+    raw.stage().await.unwrap();
+    raw.unstage().await.unwrap();
+    let raw = raw.with(ext4());
+    let refused = raw.stage().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+
+    let written = world.volume("written", 64, None).await;
+    let file = fs::OpenOptions::new().write(true).open(written.file()).unwrap();
+    file.write_all_at(b"somebody's data, far from both ends", 32 << 20).unwrap();
+    let refused = written.stage().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert_eq!(written.state(), FilesystemState::Blank);
+    assert!(written.attached().is_none(), "a final failure leaves nothing attached");
+
+    let other = world.volume("other", 400, None).await.with(xfs());
+    other.stage().await.unwrap();
+    other.unstage().await.unwrap();
+    let other = other.with(ext4());
+    let refused = other.stage().await.unwrap_err();
+    assert!(refused.message().contains("holds xfs, but ext4"), "{refused}");
+    other.with(xfs()).stage().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_interrupted_format_is_finished() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let volume = world.volume("half", 64, None).await;
+    volume.set_state(FilesystemState::Formatting);
+    let file = fs::OpenOptions::new().write(true).open(volume.file()).unwrap();
+    file.write_all_at(&[0xaa; 8192], 0).unwrap();
+    volume.stage().await.unwrap();
+    assert_eq!(volume.state(), FilesystemState::Formatted);
+    volume.unstage().await.unwrap();
+}
+
+/// A mkfs that a killed plugin left behind holds the lock of the device until it has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_another_process_prepares_is_left_alone() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let volume = world.volume("busy", 64, None).await;
+    volume.stage().await.unwrap();
+    volume.unstage().await.unwrap();
+    volume.set_state(FilesystemState::Formatting);
+    let device = world.daemon.shop.lock().unwrap().attach(&volume.id, false).unwrap().device;
+    let held = fs::File::open(device).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert_eq!(volume.stage().await.unwrap_err().code(), Code::Aborted);
+    assert_eq!(volume.state(), FilesystemState::Formatting);
+    drop(held);
+    volume.stage().await.unwrap();
+    volume.unstage().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_larger_clone_has_a_larger_filesystem_beside_its_source() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    for (name, capability) in [("e", ext4()), ("x", xfs())] {
+        let source = world.volume(name, 400, None).await.with(capability.clone());
+        source.stage().await.unwrap();
+        let path = source.publish("pod", false).await.unwrap();
+        fs::write(path.join("file"), "before").unwrap();
+        rustix::fs::syncfs(fs::File::open(&path).unwrap()).unwrap();
+        let snapshot = world.snapshot(&source.id, &format!("snap-{name}")).await;
+        fs::write(path.join("file"), "after").unwrap();
+
+        // The source stays mounted: both have one UUID.
+        let clone = world.volume(&format!("{name}-clone"), 600, from_snapshot(&snapshot.snapshot_id)).await;
+        let clone = clone.with(capability.clone());
+        clone.stage().await.unwrap();
+        let cloned = clone.publish("pod", false).await.unwrap();
+        assert_eq!(fs::read_to_string(cloned.join("file")).unwrap(), "before");
+        assert!(bytes_total(&clone.stats("pod").await.unwrap()) > 500 * MIB);
+
+        // Without a size it is as large as its source.
+        let second = world.volume(&format!("{name}-second"), 0, from_volume(&clone.id)).await;
+        assert_eq!(world.daemon.shop.lock().unwrap().volumes[&second.id].size_bytes, 600 << 20);
+    }
+}
+
+/// Whether the kernel lets us grow a mounted ext4.
+fn has_sys_resource() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim().to_owned();
+    u64::from_str_radix(&set, 16).unwrap() >> CAP_SYS_RESOURCE & 1 == 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mounted_filesystem_grows() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    for (name, capability) in [("e", ext4()), ("x", xfs())] {
+        let volume = world.volume(name, 400, None).await.with(capability);
+        volume.stage().await.unwrap();
+        let path = volume.publish("pod", false).await.unwrap();
+        fs::write(path.join("file"), "kept").unwrap();
+        let grown = volume.grow("pod", 800).await;
+        if name == "e" && !has_sys_resource() {
+            // It is told why, and the next start of a pod makes up for it.
+            let refused = grown.unwrap_err();
+            assert_eq!(refused.code(), Code::FailedPrecondition);
+            assert!(refused.message().contains("CAP_SYS_RESOURCE"), "{refused}");
+            volume.unpublish("pod").await.unwrap();
+            volume.unstage().await.unwrap();
+            volume.stage().await.unwrap();
+            volume.publish("pod", false).await.unwrap();
+        } else {
+            grown.unwrap();
+        }
+        volume.grow("pod", 800).await.unwrap();
+        let usage = volume.stats("pod").await.unwrap();
+        assert!(bytes_total(&usage) > 700 * MIB, "{usage:?}");
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "kept");
+    }
+    let small = world.volume("small", 64, None).await;
+    small.stage().await.unwrap();
+    small.publish("pod", false).await.unwrap();
+    small.unpublish("pod").await.unwrap();
+    assert_eq!(
+        small.grow("pod", 128).await.unwrap_err().code(),
+        Code::NotFound,
+        "nothing is published there"
+    );
+}
+
+/// A snapshot of a running volume has an unclean journal, and a device without writing cannot replay it: the first
+/// readers of a restored volume saw it without its latest files.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_see_the_latest_files_of_an_unclean_snapshot() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    for fs_type in ["ext4", "xfs"] {
+        let source = world.volume(fs_type, 400, None).await;
+        let source = source.with(mounted(fs_type, &[], Mode::SingleNodeWriter));
+        source.stage().await.unwrap();
+        let path = source.publish("pod", false).await.unwrap();
+        fs::write(path.join("file"), "latest").unwrap();
+        fs::File::open(path.join("file")).unwrap().sync_all().unwrap();
+        let snapshot = world.snapshot(&source.id, &format!("snap-{fs_type}")).await;
+
+        let readers =
+            world.volume(&format!("{fs_type}-readers"), 400, from_snapshot(&snapshot.snapshot_id)).await;
+        let readers = readers.with(mounted(fs_type, &[], Mode::MultiNodeReaderOnly));
+        readers.stage().await.unwrap();
+        readers.stage().await.unwrap();
+        let path = readers.publish("pod", false).await.unwrap();
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "latest");
+        assert!(fs::write(path.join("other"), "no").is_err());
+        assert!(readers.attached().unwrap().read_only, "the device itself refuses writing");
+        readers.unpublish("pod").await.unwrap();
+        readers.unstage().await.unwrap();
+    }
+    let blank = world.volume("blank", 64, None).await.with(mounted("", &[], Mode::MultiNodeReaderOnly));
+    let refused = blank.stage().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(blank.attached().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filesystem_that_was_torn_is_checked_before_it_is_mounted() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let volume = world.volume("torn", 64, None).await;
+    volume.stage().await.unwrap();
+    volume.unstage().await.unwrap();
+    let state = || {
+        let mut state = [0; 2];
+        fs::File::open(volume.file()).unwrap().read_exact_at(&mut state, 1024 + 0x3a).unwrap();
+        state
+    };
+    support::shop::run("tune2fs", &["-E", "force_fsck", &text(&volume.file())]);
+    assert_ne!(state(), [1, 0], "it says that errors were found");
+    volume.stage().await.unwrap();
+    volume.unstage().await.unwrap();
+    assert_eq!(state(), [1, 0], "the check made it clean");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mount_flags_of_the_class_arrive_and_survive_a_read_only_publish() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let volume = world.volume("flags", 64, None).await;
+    let volume = volume.with(mounted("ext4", &["noatime", "nodev,commit=17"], Mode::SingleNodeWriter));
+    volume.stage().await.unwrap();
+    let target = volume.publish("pod", true).await.unwrap();
+    let info = mountinfo();
+    let line = info.lines().find(|line| line.contains(&text(&target))).unwrap();
+    for option in ["noatime", "nodev", "commit=17", "ro"] {
+        assert!(line.split([' ', ',']).any(|part| part == option), "{option} in {line}");
+    }
+    volume.unpublish("pod").await.unwrap();
+    volume.unstage().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_for_one_pod_is_not_shown_to_a_second() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    for capability in [mounted("", &[], Mode::SingleNodeSingleWriter), {
+        let mut raw = block();
+        raw.access_mode = mounted("", &[], Mode::SingleNodeSingleWriter).access_mode;
+        raw
+    }] {
+        let name = if capability.access_type == block().access_type { "raw" } else { "mounted" };
+        let volume = world.volume(name, 64, None).await.with(capability);
+        volume.stage().await.unwrap();
+        volume.publish("one", false).await.unwrap();
+        volume.publish("one", false).await.unwrap();
+        let refused = volume.publish("two", false).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        volume.unpublish("one").await.unwrap();
+        volume.publish("two", false).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_what_is_not_staged_is_refused() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let volume = world.volume("early", 64, None).await;
+    assert_eq!(volume.publish("pod", false).await.unwrap_err().code(), Code::FailedPrecondition);
+    let mut outside = volume.stage_request();
+    outside.staging_target_path = "/etc/cron.d/x".into();
+    assert_eq!(world.n().node_stage_volume(outside).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+/// The daemon died and the device with it: what is mounted at the staging path is dead. Staging again must replace
+/// it and not take it for done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_of_a_lost_device_is_replaced() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let volume = world.volume("lost", 64, None).await;
+    volume.stage().await.unwrap();
+    let first = volume.attached().unwrap().device;
+    // The daemon knows nothing of it any more; a lazily detached loop device stands for the dead one.
+    world.daemon.shop.lock().unwrap().detach_everything();
+    volume.stage().await.unwrap();
+    let second = volume.attached().unwrap().device;
+    let target = volume.publish("pod", false).await.unwrap();
+    fs::write(target.join("file"), "alive").unwrap();
+    assert!(
+        mountinfo().lines().filter(|line| line.contains(&text(&volume.staging()))).count() == 1,
+        "{first} {second}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_may_have_happened_is_not_reported_as_failed() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let volume = world.volume("v", 64, None).await;
+    for method in ["attach", "set_filesystem_state", "get_volume", "list_attachments"] {
+        for code in [Code::Internal, Code::Unknown, Code::Unavailable, Code::DataLoss] {
+            world.daemon.shop.lock().unwrap().failing.insert(method, tonic::Status::new(code, "broken"));
+            let error = volume.stage().await.unwrap_err();
+            assert!(matches!(error.code(), Code::Unavailable | Code::Aborted), "{method} {code:?}: {error}");
+        }
+        world.daemon.shop.lock().unwrap().failing.clear();
+    }
+    volume.stage().await.unwrap();
+    world.daemon.shop.lock().unwrap().failing.insert("detach", tonic::Status::internal("broken"));
+    assert_eq!(volume.unstage().await.unwrap_err().code(), Code::Unavailable);
+    world.daemon.shop.lock().unwrap().failing.clear();
+    volume.unstage().await.unwrap();
+}
