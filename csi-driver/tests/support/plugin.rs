@@ -34,7 +34,7 @@ impl Plugin {
         Self::start(folder, "node", &args).await
     }
 
-    async fn start(folder: &Path, command: &str, args: &[&str]) -> Self {
+    pub async fn start(folder: &Path, command: &str, args: &[&str]) -> Self {
         let socket = folder.join(format!("{command}.sock"));
         let endpoint = format!("unix://{}", socket.display());
         let base = [command, "--log", "debug", "--endpoint", &endpoint];
@@ -68,14 +68,8 @@ impl Plugin {
         panic!("the plugin is not ready: {}", std::fs::read_to_string(&self.log).unwrap_or_default());
     }
 
-    fn channel(&self) -> Channel {
-        let socket = self.socket.clone();
-        Endpoint::from_static("http://plugin").connect_with_connector_lazy(tower::service_fn(
-            move |_: Uri| {
-                let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-            },
-        ))
+    pub fn channel(&self) -> Channel {
+        channel(&self.socket)
     }
 
     pub fn controller_client(&self) -> ControllerClient<Channel> {
@@ -89,6 +83,15 @@ impl Plugin {
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
+}
+
+/// A connection to a socket, made when it is needed.
+pub fn channel(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    Endpoint::from_static("http://plugin").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    }))
 }
 
 fn spawn(args: &[String], log: &Path) -> Child {
