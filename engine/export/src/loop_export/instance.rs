@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <directory>/instance        random name of this directory's exports, made once; locked by who serves them
+//! <directory>/connection      number of the FUSE connection, for a person who must end it by hand
 //! <directory>/numbers/<key>   loop device number of an attached export, so that it can have it again
 //! ```
 //!
@@ -25,6 +26,7 @@ const RANDOM_BYTES: usize = 12;
 
 /// A runtime directory, locked for this process.
 pub(super) struct Instance {
+    connection: PathBuf,
     numbers: PathBuf,
     name: String,
     lock: File,
@@ -50,7 +52,12 @@ impl Instance {
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Error::new(
                 ErrorKind::FailedPrecondition,
-                format!("another daemon serves loop exports from {}; stop it first", directory.display()),
+                format!(
+                    "another daemon serves loop exports from {}; stop it first. If it was killed and does not die, \
+                     write 1 to /sys/fs/fuse/connections/{}/abort",
+                    directory.display(),
+                    fs::read_to_string(directory.join("connection")).as_deref().unwrap_or("*")
+                ),
             )
         })?;
         let mut name = String::new();
@@ -61,7 +68,13 @@ impl Instance {
             lock.rewind()?;
             lock.write_all(name.as_bytes()).context(|| format!("writing {}", path.display()))?;
         }
-        Ok(Self { numbers, name, lock })
+        Ok(Self { connection: directory.join("connection"), numbers, name, lock })
+    }
+
+    /// Notes which FUSE connection is ours.
+    pub(super) fn note_connection(&self, number: u32) -> Result<()> {
+        fs::write(&self.connection, number.to_string())
+            .context(|| format!("writing {}", self.connection.display()))
     }
 
     /// What holds the lock. It is held as long as any descriptor of it is open.

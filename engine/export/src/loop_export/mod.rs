@@ -12,18 +12,22 @@
 //! The daemon that serves its own machine's disks must obey these rules, or the machine can hang:
 //! 1. *No memory that waits for itself.* [`protect_process`] comes first in `main`, before any thread. The daemon
 //!    runs outside the memory limit of whoever uses its volumes.
-//! 2. *Never share a mount namespace with whoever mounts a volume*, and never touch a filesystem on a volume
-//!    (logs, configuration, working directory, binaries). The daemon's exit would otherwise wait for itself. The
-//!    FUSE mount itself is in no namespace at all.
+//! 2. *A mount namespace of its own, into which no mounts propagate*, and no volume ever mounted there. A process
+//!    that dies unmounts what only its namespace still holds before its descriptors are really closed, so the
+//!    unmount waits for a server that is dead: this was tried, and it hangs. For the same reason never touch a
+//!    filesystem on a volume (logs, configuration, working directory). The FUSE mount itself is in no namespace.
 //! 3. *Hold nothing of its own open*: neither a loop device nor a file of the mount, beyond one call. Closing a
 //!    loop device last writes back its dirty pages; a process that is being killed cannot serve that.
-//!    *And wait for itself only apart*: every call that the kernel may answer by asking this process runs on a thread
+//! 4. *Wait for itself only apart*: every call that the kernel may answer by asking this process runs on a thread
 //!    that does not share its descriptors ([`parallax_device::ApartThread`] tells why: a daemon that is killed
 //!    in the middle of such a call on an ordinary thread never dies).
-//! 4. *No child inherits the connection.* It ends, and fails all I/O, when its last descriptor closes; a
+//! 5. *No child inherits the connection.* It ends, and fails all I/O, when its last descriptor closes; a
 //!    forgotten child would turn errors into a hang. (Descriptors are close-on-exec: exec, never only fork.)
-//! 5. *Every request is answered*, by success or error, in bounded time: that is the device's duty. A request
+//! 6. *Every request is answered*, by success or error, in bounded time: that is the device's duty. A request
 //!    that is never answered leaves its caller in uninterruptible sleep until the daemon is killed.
+//!
+//! If a rule was broken and everything waits: `<directory>/connection` names the connection, and writing 1 to
+//! `/sys/fs/fuse/connections/<number>/abort` fails whatever waits for it, at once.
 //!
 //! After the daemon dies, however it dies, requests in flight and new ones fail at once with EIO; nothing resumes.
 //! A filesystem on the device shuts itself down or goes read-only and can be unmounted; the next daemon clears the
@@ -52,7 +56,7 @@ use filesystem::{Catalogue, LoopFilesystem};
 use fuser::{BackgroundSession, Config, Session, SessionACL};
 use instance::Instance;
 use limits::Gate;
-use mount::new_mount;
+use mount::{connection_number, new_mount};
 use parallax_block::{BlockDevice, Error, ErrorKind, Result, ResultExt, Runtime};
 use parking_lot::{Mutex, RwLock};
 use served::{Engine, Served};
@@ -96,6 +100,7 @@ impl LoopExports {
         let engine = Engine { runtime, gate: Gate::new(limits.memory_bytes_max) };
         let filesystem = LoopFilesystem { catalogue: Arc::clone(&catalogue), engine };
         let (root, connection) = new_mount()?;
+        instance.note_connection(connection_number(&root)?)?;
         let hands = Hands::start("loop-control", [root.as_fd(), instance.lock()])?;
         drop(root);
         let mut config = Config::default();

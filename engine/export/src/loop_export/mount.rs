@@ -31,6 +31,14 @@ pub(super) fn new_mount() -> Result<(OwnedFd, OwnedFd)> {
     Ok((root, connection.into()))
 }
 
+/// Number of the connection in `/sys/fs/fuse/connections`, which is its device number. Asks nobody.
+pub(super) fn connection_number(root: &OwnedFd) -> Result<u32> {
+    statx(root, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())
+        .map(|attributes| attributes.stx_dev_minor)
+        .map_err(io::Error::from)
+        .context(|| "asking for the number of the FUSE connection")
+}
+
 /// Opens a file of the mount. Only apart, and close it soon: see the module of the loop export.
 pub(super) fn open_file(root: &OwnedFd, path: &str, read_only: bool) -> Result<OwnedFd> {
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };

@@ -7,6 +7,7 @@ use crate::{
     watch::{MemoryGroup, SleepWatch},
     world::{MemoryDevice, Pool, Shape, key, machine_can, run, text, try_run},
 };
+use parallax_device::loop_control::LoopDevice;
 use parallax_export::loop_export::{Limits, LoopExports, protect_process};
 use std::{
     fs::{self, OpenOptions},
@@ -282,6 +283,8 @@ fn two_daemons_never_serve_one_directory() {
     let daemon = Daemon::start(directory.path());
     let error = LoopExports::start(directory.path(), Pool::new(), Limits::default()).err().unwrap();
     assert_eq!(error.kind(), parallax_block::ErrorKind::FailedPrecondition);
+    let number = fs::read_to_string(directory.path().join("connection")).unwrap();
+    assert!(error.to_string().contains(&format!("connections/{number}/abort")), "{error}");
     // The first one goes on.
     OpenOptions::new().read(true).open(&daemon.device).unwrap().read_exact_at(&mut [0; 4096], 0).unwrap();
     daemon.stop();
@@ -314,4 +317,70 @@ fn a_daemon_killed_while_it_waits_for_itself_dies() {
         std::thread::sleep(Duration::from_millis(20));
     }
     Daemon::start(directory.path()).stop();
+}
+
+/// Whatever the daemon is doing when it is killed, it dies, nothing is left waiting, and the next one cleans up.
+#[test]
+fn a_daemon_killed_in_the_middle_of_changes_leaves_nothing_that_hangs() {
+    if !machine_can() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let watch = SleepWatch::start();
+    for round in 0..12u64 {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "pressure::restless_daemon"])
+            .env(DIRECTORY, directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        assert!(output.by_ref().lines().any(|line| line.unwrap() == "restless"));
+        std::thread::sleep(Duration::from_millis(150 + round * 37));
+        process.kill().unwrap();
+        let start = Instant::now();
+        while process.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < BOUND, "round {round}: the daemon does not die");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    Daemon::start(directory.path()).stop();
+    let name = fs::read_to_string(directory.path().join("instance")).unwrap();
+    let left: Vec<_> =
+        LoopDevice::configured().unwrap().into_iter().filter(|(_, file)| file.contains(&name)).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_no_hang(watch);
+}
+
+/// Not a test of its own: attaches, writes, grows and detaches without rest until it is killed.
+#[test]
+#[ignore = "a part of the other tests: a daemon that they kill"]
+fn restless_daemon() {
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+    let exports = LoopExports::start(Path::new(&directory), Pool::new(), Limits::default()).unwrap();
+    println!("\nrestless");
+    std::thread::scope(|scope| {
+        for worker in 0..2 {
+            let exports = &exports;
+            scope.spawn(move || {
+                for turn in 0.. {
+                    let key = key(&format!("restless-{worker}-{}", turn % 3));
+                    let device = MemoryDevice::new(Shape { capacity_max: 64 << 20, ..Shape::of(16 << 20) });
+                    let attachment = exports.attach(key.clone(), device.clone(), false).unwrap();
+                    // A process of its own, as users are: only those may wait for the daemon.
+                    let target = format!("of={}", text(&attachment.path));
+                    let mut user = Command::new("dd")
+                        .args(["if=/dev/zero", &target, "bs=64k", "count=64", "conv=fsync"])
+                        .stderr(Stdio::null())
+                        .spawn()
+                        .unwrap();
+                    device.grow(64 << 20);
+                    exports.resize(&key).unwrap();
+                    user.wait().unwrap();
+                    exports.detach(&key).unwrap();
+                }
+            });
+        }
+    });
 }
