@@ -71,6 +71,13 @@ impl Name {
     }
 }
 
+impl Name {
+    /// Wraps a name that was checked when it was recorded.
+    pub(crate) fn trusted(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

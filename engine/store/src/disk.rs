@@ -1,0 +1,157 @@
+//! The pool's device, addressed by logical blocks.
+//!
+//! Invariants:
+//! * Only extents that the catalogue maps are reachable; extent 0 never is.
+//! * A flush that is joined covers every write completed before; concurrent callers share one.
+
+use crate::{cache::NodeCache, rounds::Rounds};
+use parallax_block::{
+    BLOCK_SIZE, BlockDevice, Buffer, ByteRange, Completion, Error, Result, ResultExt, Runtime, WriteOptions,
+    ZeroOptions,
+};
+use parallax_format::{BlockAddress, Entry, ExtentId, Node, PoolSalt, superblock::Superblock};
+use parking_lot::RwLock;
+use std::{collections::BTreeMap, sync::Arc};
+
+pub(crate) struct Disk {
+    pub(crate) device: Arc<dyn BlockDevice>,
+    pub(crate) superblock: Superblock,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) cache: NodeCache,
+    positions: RwLock<BTreeMap<ExtentId, u32>>,
+    flushes: Arc<Rounds>,
+}
+
+impl Disk {
+    pub(crate) fn new(
+        device: Arc<dyn BlockDevice>,
+        superblock: Superblock,
+        runtime: Arc<dyn Runtime>,
+        cache_nodes_max: usize,
+    ) -> Self {
+        Self {
+            device,
+            superblock,
+            runtime,
+            cache: NodeCache::new(cache_nodes_max),
+            positions: RwLock::default(),
+            flushes: Arc::default(),
+        }
+    }
+
+    pub(crate) fn salt(&self) -> PoolSalt {
+        self.superblock.salt
+    }
+
+    /// Makes an extent reachable.
+    pub(crate) fn map_extent(&self, extent: ExtentId, position: u32) {
+        self.positions.write().insert(extent, position);
+    }
+
+    /// Makes an extent unreachable.
+    pub(crate) fn unmap_extent(&self, extent: ExtentId) {
+        self.positions.write().remove(&extent);
+    }
+
+    /// Byte offset of a block on the device.
+    pub(crate) fn offset(&self, address: BlockAddress) -> Result<u64> {
+        let position = self.positions.read().get(&address.extent()).copied();
+        match position {
+            Some(position) if address.block() < self.superblock.extent_blocks => {
+                Ok((self.superblock.extent_start(position) + u64::from(address.block())) * BLOCK_SIZE as u64)
+            }
+            _ => Err(Error::corrupt(format!("block {address} lies in no extent of the catalogue"))),
+        }
+    }
+
+    /// Reads from `skip` bytes into the block at `address`, and on over its neighbours.
+    pub(crate) async fn read(&self, address: BlockAddress, skip: u64, buffer: Buffer) -> Completion {
+        match self.offset(address) {
+            Ok(offset) => self.device.read(offset + skip, buffer).await,
+            Err(error) => (buffer, Err(error)),
+        }
+    }
+
+    /// Writes from `skip` bytes into the block at `address`, and on over its neighbours.
+    pub(crate) async fn write(
+        &self,
+        address: BlockAddress,
+        skip: u64,
+        buffer: Buffer,
+        fua: bool,
+    ) -> Completion {
+        match self.offset(address) {
+            Ok(offset) => self.device.write(offset + skip, buffer, WriteOptions { fua }).await,
+            Err(error) => (buffer, Err(error)),
+        }
+    }
+
+    /// Reads one block.
+    pub(crate) async fn read_block(&self, address: BlockAddress) -> Result<Buffer> {
+        let (buffer, result) = self.read(address, 0, Buffer::zeroed(BLOCK_SIZE)).await;
+        result.context(|| format!("reading block {address}"))?;
+        Ok(buffer)
+    }
+
+    /// Writes whole blocks.
+    pub(crate) async fn write_blocks(&self, address: BlockAddress, buffer: Buffer, fua: bool) -> Result<()> {
+        self.write(address, 0, buffer, fua).await.1.context(|| format!("writing block {address}"))
+    }
+
+    /// Reads one block by its number on the device.
+    pub(crate) async fn read_physical(&self, block: u64) -> Result<Buffer> {
+        let (buffer, result) = self.device.read(block * BLOCK_SIZE as u64, Buffer::zeroed(BLOCK_SIZE)).await;
+        result.context(|| format!("reading block #{block}"))?;
+        Ok(buffer)
+    }
+
+    /// Writes one block by its number on the device.
+    pub(crate) async fn write_physical(&self, block: u64, buffer: Buffer, fua: bool) -> Result<()> {
+        let (_, result) = self.device.write(block * BLOCK_SIZE as u64, buffer, WriteOptions { fua }).await;
+        result.context(|| format!("writing block #{block}"))
+    }
+
+    /// Makes every completed write durable; shared with whoever asks meanwhile.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let device = self.device.clone();
+        self.flushes
+            .join(&self.runtime, move || {
+                let device = device.clone();
+                Box::pin(async move { device.flush().await.context(|| "flushing the pool's device") })
+            })
+            .await
+    }
+
+    /// Tells the device that blocks are unused. Failure is no harm: the space is merely not given back.
+    pub(crate) async fn trim(&self, address: BlockAddress, blocks: u32) {
+        let geometry = self.device.geometry();
+        if geometry.discard_granularity == 0 {
+            return;
+        }
+        if let Ok(offset) = self.offset(address)
+            && let Ok(range) = ByteRange::new(offset, u64::from(blocks) * BLOCK_SIZE as u64)
+            && let Err(error) = self.device.discard(range).await
+        {
+            tracing::debug!(%address, blocks, %error, "the device did not take a discard");
+        }
+    }
+
+    /// Writes zeroes over whole blocks.
+    pub(crate) async fn zero(&self, address: BlockAddress, skip: u64, length: u64, fua: bool) -> Result<()> {
+        let range = ByteRange::new(self.offset(address)? + skip, length)?;
+        self.device.write_zeroes(range, ZeroOptions { unmap: false, fua }).await
+    }
+
+    /// The node behind `link`: from the cache, or read and verified.
+    pub(crate) async fn node(&self, link: Entry, level: u8) -> Result<Arc<Node>> {
+        if let Some(node) = self.cache.get(link) {
+            return Ok(node);
+        }
+        let address =
+            link.address().ok_or_else(|| Error::corrupt(format!("{link:?} is no link to a node")))?;
+        let bytes = self.read_block(address).await?;
+        let node = Arc::new(Node::open(&bytes, link, level, self.salt())?);
+        self.cache.insert(link, node.clone());
+        Ok(node)
+    }
+}

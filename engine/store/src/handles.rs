@@ -1,0 +1,192 @@
+//! What callers hold: an attached VDI, an open snapshot. Both are block devices.
+
+use crate::{
+    SnapshotId, VdiId,
+    detached::Detached,
+    generation::Ticket,
+    pool::{Pin, Pool},
+    vdi::{VdiCore, view::View},
+};
+use parallax_block::{
+    BLOCK_SIZE, BlockDevice, BoxFuture, Buffer, ByteRange, Completion, Error, ErrorKind, Geometry, Result,
+    StatusExtent, WriteOptions, ZeroOptions,
+};
+use parking_lot::Mutex;
+use std::{
+    future::{Future, ready},
+    sync::Arc,
+};
+
+/// An attached VDI: a [`BlockDevice`].
+pub struct Vdi {
+    core: Arc<VdiCore>,
+}
+
+impl Vdi {
+    pub(crate) fn new(core: Arc<VdiCore>) -> Self {
+        Self { core }
+    }
+
+    /// Identity.
+    pub fn id(&self) -> VdiId {
+        self.core.id
+    }
+
+    /// Finishes what is under way, checkpoints, releases. Later I/O fails.
+    pub async fn detach(&self) -> Result<()> {
+        Pool { core: self.core.pool.clone() }.detach(self.core.id).await
+    }
+
+    /// Writes dirty nodes and pending snapshots, so that what follows has less to do.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.core.checkpoint().await
+    }
+}
+
+impl BlockDevice for Vdi {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            capacity: self.core.mapping.read().size,
+            logical_block: self.core.logical_block,
+            physical_block: BLOCK_SIZE as u32,
+            discard_granularity: BLOCK_SIZE as u32,
+            read_only: false,
+        }
+    }
+
+    fn read(&self, offset: u64, buffer: Buffer) -> BoxFuture<'_, Completion> {
+        match self.core.admit_request() {
+            Ok(ticket) => Box::pin(during(ticket, self.core.read(offset, buffer))),
+            Err(error) => Box::pin(ready((buffer, Err(error)))),
+        }
+    }
+
+    fn write(&self, offset: u64, buffer: Buffer, options: WriteOptions) -> BoxFuture<'_, Completion> {
+        match self.core.admit_request() {
+            Ok(ticket) => {
+                let work = during(ticket, self.core.clone().write(offset, buffer, options));
+                Box::pin(Detached::new(self.core.runtime(), work))
+            }
+            Err(error) => Box::pin(ready((buffer, Err(error)))),
+        }
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        match self.core.admit_request() {
+            Ok(ticket) => Box::pin(during(ticket, self.core.flush())),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    fn discard(&self, range: ByteRange) -> BoxFuture<'_, Result<()>> {
+        match self.core.admit_request() {
+            Ok(ticket) => {
+                let work = during(ticket, self.core.clone().discard(range));
+                Box::pin(Detached::new(self.core.runtime(), work))
+            }
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    fn write_zeroes(&self, range: ByteRange, options: ZeroOptions) -> BoxFuture<'_, Result<()>> {
+        match self.core.admit_request() {
+            Ok(ticket) => {
+                let work = during(ticket, self.core.clone().write_zeroes(range, options));
+                Box::pin(Detached::new(self.core.runtime(), work))
+            }
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    fn status(&self, range: ByteRange, extents_max: usize) -> BoxFuture<'_, Result<Vec<StatusExtent>>> {
+        match self.core.admit_request() {
+            Ok(ticket) => Box::pin(during(ticket, self.core.status(range, extents_max))),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+}
+
+/// Does the work of a request that a detach has to wait for.
+async fn during<T>(ticket: Ticket, work: impl Future<Output = T>) -> T {
+    let done = work.await;
+    drop(ticket);
+    done
+}
+
+/// An open snapshot: a read-only [`BlockDevice`].
+pub struct SnapshotView {
+    id: SnapshotId,
+    view: View,
+    pin: Mutex<Option<Pin>>,
+}
+
+impl SnapshotView {
+    pub(crate) fn new(id: SnapshotId, view: View, pin: Pin) -> Self {
+        Self { id, view, pin: Mutex::new(Some(pin)) }
+    }
+
+    /// Identity.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// Lets it be deleted again. Later reads fail.
+    pub async fn close(&self) -> Result<()> {
+        self.pin.lock().take();
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        match *self.pin.lock() {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Fenced, format!("snapshot {} has been closed", self.id))),
+        }
+    }
+}
+
+fn read_only<T: Send + 'static>() -> BoxFuture<'static, Result<T>> {
+    Box::pin(async {
+        Err(Error::new(ErrorKind::ReadOnly, "a snapshot cannot be written; create a clone of it"))
+    })
+}
+
+impl BlockDevice for SnapshotView {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            capacity: self.view.size,
+            logical_block: self.view.logical_block,
+            physical_block: BLOCK_SIZE as u32,
+            discard_granularity: 0,
+            read_only: true,
+        }
+    }
+
+    fn read(&self, offset: u64, buffer: Buffer) -> BoxFuture<'_, Completion> {
+        Box::pin(async move {
+            match self.check() {
+                Ok(()) => self.view.read(offset, buffer).await,
+                Err(error) => (buffer, Err(error)),
+            }
+        })
+    }
+
+    fn write(&self, _: u64, buffer: Buffer, _: WriteOptions) -> BoxFuture<'_, Completion> {
+        Box::pin(async move { (buffer, read_only().await) })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.check() })
+    }
+
+    fn discard(&self, _: ByteRange) -> BoxFuture<'_, Result<()>> {
+        read_only()
+    }
+
+    fn write_zeroes(&self, _: ByteRange, _: ZeroOptions) -> BoxFuture<'_, Result<()>> {
+        read_only()
+    }
+
+    fn status(&self, range: ByteRange, extents_max: usize) -> BoxFuture<'_, Result<Vec<StatusExtent>>> {
+        Box::pin(self.view.status(range, extents_max))
+    }
+}

@@ -1,0 +1,147 @@
+//! Claims extents from the catalogue, and says how much must stay for metadata.
+
+use super::PoolCore;
+use crate::space::{Claim, ExtentMap};
+use parallax_block::{BoxFuture, Error, ErrorKind, Result};
+use parallax_format::{
+    bitmap,
+    record::{ExtentKind, ExtentRecord, Record},
+};
+use std::sync::atomic::Ordering::SeqCst;
+
+/// What the claim policy looks at; blocks unless it says extents.
+#[derive(Debug, Clone, Copy)]
+struct Fill {
+    extents_free: u64,
+    extent_usable: u64,
+    metadata_free: u64,
+    reserve: u64,
+    promised: u64,
+}
+
+/// Data may take an extent only if what remains still covers the reserve and everything promised.
+fn may_claim(kind: ExtentKind, fill: Fill) -> bool {
+    match kind {
+        ExtentKind::Data => {
+            fill.extents_free > 0
+                && (fill.extents_free - 1) * fill.extent_usable + fill.metadata_free
+                    >= fill.reserve + fill.promised
+        }
+        ExtentKind::Metadata | ExtentKind::System => fill.extents_free > 0,
+    }
+}
+
+impl PoolCore {
+    /// Blocks of metadata that ordinary writes must leave: deletes, checkpoints and garbage collection need them.
+    pub(crate) fn metadata_reserve(&self) -> u64 {
+        let superblock = &self.disk.superblock;
+        let blocks = u64::from(superblock.extents) * u64::from(superblock.extent_blocks);
+        (blocks / 256).clamp(128, 65_536)
+    }
+
+    fn fill(&self) -> Fill {
+        let superblock = &self.disk.superblock;
+        let extents_free = u64::from(superblock.extents) - self.known.read().extents.len() as u64;
+        Fill {
+            extents_free,
+            extent_usable: u64::from(
+                superblock.extent_blocks - bitmap::first_usable(superblock.extent_blocks),
+            ),
+            metadata_free: self.space.totals().metadata_free,
+            reserve: self.metadata_reserve(),
+            promised: self.dirty_nodes(),
+        }
+    }
+
+    /// Refuses a write whose nodes and records would not fit beside the reserve.
+    pub(crate) fn admit(&self, nodes: u64) -> Result<()> {
+        let fill = self.fill();
+        if fill.extents_free * fill.extent_usable + fill.metadata_free < fill.reserve + fill.promised + nodes
+        {
+            return Err(out_of_space());
+        }
+        Ok(())
+    }
+
+    /// The same for operations that give space back: they may use the reserve, not what is promised.
+    pub(crate) fn admit_metadata(&self, nodes: u64) -> Result<()> {
+        let fill = self.fill();
+        if fill.extents_free * fill.extent_usable + fill.metadata_free < fill.promised + nodes {
+            return Err(out_of_space());
+        }
+        Ok(())
+    }
+
+    async fn claim_extent(&self, kind: ExtentKind) -> Result<()> {
+        let before = self.claims.load(SeqCst);
+        let mut registry = self.registry.lock().await;
+        if self.claims.load(SeqCst) != before {
+            // Somebody else has just claimed one; the caller looks again.
+            return Ok(());
+        }
+        if !may_claim(kind, self.fill()) {
+            return Err(out_of_space());
+        }
+        let position = registry.known.free_positions(self.disk.superblock.extents).next();
+        let (Some(position), Some(extent)) = (position, registry.known.free_number()) else {
+            return Err(out_of_space());
+        };
+        let birth = registry.known.birth + 1;
+        self.disk.map_extent(extent, position);
+        let mut map = ExtentMap::fresh(extent, kind, birth, self.disk.superblock.extent_blocks);
+        for (at, block, sequence) in map.initial(self.incarnation) {
+            self.disk.write_blocks(at, block.encode(at, sequence, self.disk.salt()), false).await?;
+        }
+        self.disk.flush().await?;
+        let record = ExtentRecord { extent, kind, device: 0, position, owner: self.incarnation, birth };
+        let counters = Record::Counters { birth, incarnation: registry.known.incarnation };
+        self.commit(&mut registry, &[counters, Record::Extent(record)]).await?;
+        self.space.add(map);
+        self.claims.fetch_add(1, SeqCst);
+        tracing::debug!(%extent, ?kind, "claimed an extent");
+        Ok(())
+    }
+
+    /// Gives empty extents back to the pool, keeping one of each kind.
+    pub(crate) async fn release_extents(&self) -> Result<usize> {
+        let mut registry = self.registry.lock().await;
+        let released = self.space.release_empty(1);
+        if released.is_empty() {
+            return Ok(0);
+        }
+        let records: Vec<Record> = released.iter().map(|extent| Record::ExtentFreed(*extent)).collect();
+        self.commit(&mut registry, &records).await?;
+        for extent in &released {
+            self.disk.unmap_extent(*extent);
+        }
+        Ok(released.len())
+    }
+}
+
+impl Claim for PoolCore {
+    fn claim(&self, kind: ExtentKind) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.claim_extent(kind))
+    }
+}
+
+fn out_of_space() -> Error {
+    Error::new(
+        ErrorKind::OutOfSpace,
+        "the pool is full; delete volumes or snapshots and run `parallax gc`, or use a larger pool",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_leaves_the_reserve_and_metadata_may_use_it() {
+        let fill = Fill { extents_free: 3, extent_usable: 60, metadata_free: 10, reserve: 128, promised: 2 };
+        assert!(may_claim(ExtentKind::Data, fill));
+        assert!(!may_claim(ExtentKind::Data, Fill { promised: 3, ..fill }));
+        assert!(!may_claim(ExtentKind::Data, Fill { extents_free: 2, ..fill }));
+        assert!(may_claim(ExtentKind::Metadata, Fill { extents_free: 1, ..fill }));
+        assert!(!may_claim(ExtentKind::Metadata, Fill { extents_free: 0, ..fill }));
+    }
+}

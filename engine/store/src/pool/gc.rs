@@ -1,0 +1,226 @@
+//! Garbage collection: frees everything that no root reaches, while VDIs are attached and busy.
+//!
+//! 1. *Begin*, in one instant in which nothing is opened or closed: every allocated block is a candidate. Whatever
+//!    is taken or freed from now on leaves the candidates by itself.
+//! 2. Wait for I/O that was under way, take back unused runs, checkpoint every open VDI twice: what was allocated
+//!    before step 1 and is still in use is now reachable from both of its root slots.
+//! 3. *Roots*, in one instant: root slots, snapshot tables, journals that nobody has replayed, initial roots.
+//! 4. *Mark*: walk them. Nodes superseded meanwhile are not reused before the cycle ends, so whatever a root
+//!    names stays as it was.
+//! 5. Wait for reads that began before step 3, then *sweep*: free the candidates that are left.
+//!
+//! Why a clone made meanwhile is safe: its root is a snapshot that was there in step 3, or one cut later from a
+//! tree whose blocks were reachable in step 3 or were allocated after step 1. The same holds for reverting.
+
+use super::{Pool, PoolCore};
+use crate::{
+    GcProgress, VdiId,
+    vdi::{Mode, replay, tail_runs},
+    walk::{Roots, Visit, walk},
+};
+use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, ResultExt};
+use parallax_format::{
+    BlockAddress, Entry, Node,
+    journal::{JournalRecord, SEGMENT_BLOCKS},
+    record::{ExtentKind, VdiRecord},
+    root::{RootSlot, SLOTS, TreeRoot},
+};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::Ordering::{Relaxed, SeqCst},
+};
+
+/// Blocks that a root owns besides its tree.
+struct Private {
+    start: BlockAddress,
+    count: u32,
+}
+
+impl Pool {
+    /// Frees everything that nothing reaches. `Busy` if a collection is under way.
+    pub async fn collect_garbage(&self, progress: &(dyn Fn(GcProgress) + Send + Sync)) -> Result<GcProgress> {
+        let core = &self.core;
+        if core.collecting.swap(true, SeqCst) {
+            return Err(Error::new(ErrorKind::Busy, "a garbage collection is under way"));
+        }
+        let result = self.cycle(progress).await;
+        core.space.end_cycle();
+        let result = match result {
+            Ok(done) => self.finish(done).await,
+            Err(error) => Err(error),
+        };
+        core.collecting.store(false, SeqCst);
+        core.counters.collections.fetch_add(1, Relaxed);
+        if let Ok(done) = &result {
+            progress(*done);
+        }
+        result
+    }
+
+    async fn finish(&self, mut done: GcProgress) -> Result<GcProgress> {
+        self.core.release_extents().await?;
+        self.core.space.write_lagging().await?;
+        done.phase = "done";
+        Ok(done)
+    }
+
+    async fn cycle(&self, progress: &(dyn Fn(GcProgress) + Send + Sync)) -> Result<GcProgress> {
+        let core = &self.core;
+        let mut now = GcProgress { phase: "checkpoint", ..GcProgress::default() };
+        {
+            let _still = core.gate.write().await;
+            core.reclaim_runs();
+            core.space.begin_cycle();
+        }
+        let open = core.open_cores().await;
+        now.total = open.len() as u64;
+        for vdi in &open {
+            vdi.quiesce().await;
+        }
+        // A run may have been reserved before the cycle began and entered only now.
+        core.reclaim_runs();
+        for vdi in &open {
+            for _ in 0..2 {
+                // One that has been detached or has failed meanwhile is looked at on disk.
+                if vdi.failure().is_none()
+                    && let Err(error) = vdi.checkpoint_round(Mode::Always).await
+                    && vdi.failure().is_none()
+                {
+                    return Err(error);
+                }
+            }
+            now.done += 1;
+            progress(now);
+        }
+        let roots = {
+            let _still = core.gate.write().await;
+            core.roots().await?
+        };
+        now = GcProgress { phase: "mark", total: roots.total() as u64, ..now };
+        now.done = 0;
+        let mut marker = Marker { core, now, progress };
+        walk(&core.disk, roots, &mut marker).await.context(|| "marking what is in use")?;
+        now = marker.now;
+        for vdi in core.open_cores().await {
+            vdi.quiesce().await;
+        }
+        core.space.begin_sweep();
+        now.phase = "sweep";
+        now.done = 0;
+        now.total = core.space.with_candidates(|candidates| candidates.extents() as u64).unwrap_or(0);
+        let mut after = None;
+        while let Some((extent, runs, kind)) = core.space.sweep(after) {
+            let blocks: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
+            match kind {
+                ExtentKind::Data => {
+                    for run in &runs {
+                        core.disk.trim(run.start, run.count).await;
+                    }
+                    now.freed_data += blocks * BLOCK_SIZE as u64;
+                }
+                ExtentKind::Metadata | ExtentKind::System => now.freed_metadata += blocks * BLOCK_SIZE as u64,
+            }
+            core.space.release_held(&runs);
+            after = Some(extent);
+            now.done += 1;
+            progress(now);
+        }
+        Ok(now)
+    }
+}
+
+impl PoolCore {
+    /// Everything that counts as in use, as it is on disk. Nothing is opened or closed meanwhile.
+    async fn roots(&self) -> Result<Roots> {
+        let mut roots = Roots::default();
+        let known = self.known();
+        for record in known.vdis.values() {
+            let open = self.open_core(VdiId(record.id)).filter(|core| core.failure().is_none());
+            let mut private: Vec<Private> = Vec::new();
+            if let Some(open) = &open {
+                private.extend(
+                    open.private_runs()
+                        .await
+                        .into_iter()
+                        .map(|run| Private { start: run.start, count: run.count }),
+                );
+            }
+            self.roots_of(record, open.is_none(), &mut roots, &mut private)
+                .await
+                .context(|| format!("looking for what volume '{}' uses", record.name))?;
+            self.space.with_candidates(|candidates| {
+                for run in &private {
+                    candidates.clear(run.start, run.count);
+                }
+            });
+        }
+        Ok(roots)
+    }
+
+    async fn roots_of(
+        &self,
+        record: &VdiRecord,
+        replay_journal: bool,
+        roots: &mut Roots,
+        private: &mut Vec<Private>,
+    ) -> Result<()> {
+        let Some(slots) = replay::state(&self.disk, record).await? else {
+            roots.maps.push(TreeRoot { link: record.initial.root, depth: record.initial.depth.max(1) });
+            private.extend(record.grant.map(|grant| Private { start: grant.slots, count: SLOTS }));
+            return Ok(());
+        };
+        private.push(Private { start: slots.grant.slots, count: SLOTS });
+        private.extend(record.grant.map(|grant| Private { start: grant.slots, count: SLOTS }));
+        let both: Vec<&RootSlot> =
+            [Some(&slots.newest), slots.older.as_ref()].into_iter().flatten().collect();
+        let mut replayed: BTreeSet<u64> = BTreeSet::new();
+        for slot in both {
+            roots.maps.push(slot.map);
+            roots.tables.push(slot.table);
+            if slot.released || !replay_journal || !replayed.insert(slot.replay.group) {
+                continue;
+            }
+            let journal =
+                replay::replay(&self.disk, record.id, slot.epoch, slot.replay, slots.durable_group).await?;
+            private.extend(
+                journal.segments.iter().map(|start| Private { start: *start, count: SEGMENT_BLOCKS }),
+            );
+            let tail = tail_runs(self, record.id, slot.epoch, journal.next_record)?;
+            for mapped in journal.records.iter().chain(&tail) {
+                if let JournalRecord::Map { address, count, .. } = mapped {
+                    private.push(Private { start: *address, count: *count });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Marker<'a> {
+    core: &'a PoolCore,
+    now: GcProgress,
+    progress: &'a (dyn Fn(GcProgress) + Send + Sync),
+}
+
+impl Visit for Marker<'_> {
+    fn enter(&mut self, address: BlockAddress) -> bool {
+        self.now.nodes += 1;
+        self.core.space.with_candidates(|candidates| candidates.visit(address)).unwrap_or(false)
+    }
+
+    fn leaf(&mut self, node: &Node) -> Result<()> {
+        self.core.space.with_candidates(|candidates| {
+            for word in node.words() {
+                if let Some(address) = Entry::from_raw(*word).address() {
+                    candidates.clear(address, 1);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn root_done(&mut self) {
+        self.now.done += 1;
+        (self.progress)(self.now);
+    }
+}

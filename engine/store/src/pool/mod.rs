@@ -1,0 +1,397 @@
+//! An open pool: one device, one registry, the VDIs that are open.
+//!
+//! Invariants:
+//! * The registry's log is the only place where VDIs, grants and extents come to be; what is known in memory
+//!   changes after its record is durable.
+//! * A VDI is open at most once. Operations on a VDI that nobody has attached open it for their own time.
+//! * `gate` is held for reading by everything that opens, closes, creates or deletes; garbage collection takes it
+//!   for writing for the instant in which its cycle begins.
+
+mod claim;
+mod create;
+mod diff;
+mod gc;
+mod open;
+mod snapshots;
+mod usage;
+mod vdis;
+
+pub(crate) use create::read_superblock;
+pub use create::recognise;
+pub(crate) use snapshots::Pin;
+pub use vdis::VDI_SIZE_MAX;
+
+use crate::{
+    Environment, Limits, Name, PoolInfo, Publication, SnapshotId, Timestamp, VdiId, VdiInfo,
+    disk::Disk,
+    registry::{Area, Known},
+    space::{Run, Space, Stamp},
+    tree::DirtyCount,
+    types::FilesystemState,
+    vdi::{self, VdiCore},
+};
+use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, join_all};
+use parallax_format::{
+    record::{Filesystem, Record, VdiRecord},
+    root::Evidence,
+    superblock::{FORMAT_VERSION, incompat},
+};
+use parallax_lease::Membership;
+use parking_lot::{Mutex, RwLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+};
+use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock as AsyncRwLock};
+use uuid::Uuid;
+
+/// Counters for metrics; they only rise.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Commits of journals.
+    pub commits: AtomicU64,
+    /// Checkpoints.
+    pub checkpoints: AtomicU64,
+    /// Snapshots cut.
+    pub snapshots: AtomicU64,
+    /// Garbage collections that ended.
+    pub collections: AtomicU64,
+}
+
+pub(crate) struct PoolCore {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) space: Arc<Space>,
+    pub(crate) environment: Environment,
+    pub(crate) limits: Limits,
+    pub(crate) incarnation: u64,
+    /// What proves that the I/O of whoever had the pool before has finished.
+    pub(crate) evidence: Evidence,
+    pub(crate) dirty: DirtyCount,
+    pub(crate) counters: Counters,
+    /// Rung when a checkpoint is durable.
+    pub(crate) materialised: Notify,
+    pub(crate) gate: AsyncRwLock<()>,
+    registry: AsyncMutex<Registry>,
+    known: RwLock<Known>,
+    claims: AtomicU64,
+    slots: Mutex<BTreeMap<VdiId, Arc<Slot>>>,
+    /// Sets that are being taken: their members count although no record names them yet.
+    provisional: Mutex<BTreeSet<Uuid>>,
+    /// Snapshots that are open for reading.
+    pins: Mutex<BTreeMap<SnapshotId, usize>>,
+    membership: AsyncMutex<Membership>,
+    closed: AtomicBool,
+    background_checkpoint: AtomicBool,
+    collecting: AtomicBool,
+}
+
+struct Registry {
+    area: Area,
+    known: Known,
+}
+
+/// A VDI's place among the open ones.
+#[derive(Default)]
+struct Slot {
+    core: AsyncMutex<Option<Arc<VdiCore>>>,
+    /// Operations that use it now; the attachment counts as one.
+    users: AtomicU64,
+    attached: AtomicBool,
+}
+
+/// An open pool; cheap to clone.
+#[derive(Clone)]
+pub struct Pool {
+    pub(crate) core: Arc<PoolCore>,
+}
+
+impl PoolCore {
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(SeqCst) {
+            return Err(Error::new(ErrorKind::FailedPrecondition, "the pool has been closed"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn record(&self, id: VdiId) -> Result<VdiRecord> {
+        self.known.read().vdis.get(&id.0).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no volume {id}; `parallax list` shows them"))
+        })
+    }
+
+    pub(crate) fn known(&self) -> Known {
+        self.known.read().clone()
+    }
+
+    /// Makes records durable, then known.
+    async fn commit(&self, registry: &mut Registry, records: &[Record]) -> Result<()> {
+        let id = registry.area.id();
+        registry.area.commit(&self.disk, &mut registry.known, records).await?;
+        let mut known = self.known.write();
+        if registry.area.id() == id {
+            records.iter().for_each(|record| known.apply(record));
+        } else {
+            // A compaction may have claimed a system extent.
+            *known = registry.known.clone();
+        }
+        Ok(())
+    }
+
+    /// Changes a VDI's record.
+    pub(crate) async fn update(
+        &self,
+        id: VdiId,
+        change: impl FnOnce(&mut VdiRecord) -> Result<()>,
+    ) -> Result<()> {
+        let mut registry = self.registry.lock().await;
+        let mut record = self.record(id)?;
+        let before = record.clone();
+        change(&mut record)?;
+        if record == before {
+            return Ok(());
+        }
+        self.commit(&mut registry, &[Record::Vdi(Box::new(record))]).await
+    }
+
+    /// Whether a snapshot with this set was ever promised to somebody.
+    pub(crate) fn is_named(&self, set: Uuid, vdi: VdiId, number: u64) -> bool {
+        set.is_nil()
+            || self.known.read().sets.get(&set).is_some_and(|set| set.members.contains(&(vdi.0, number)))
+    }
+
+    pub(crate) fn is_provisional(&self, set: Uuid) -> bool {
+        self.provisional.lock().contains(&set)
+    }
+
+    pub(crate) fn dirty_nodes(&self) -> u64 {
+        self.dirty.load(Relaxed)
+    }
+
+    pub(crate) fn begin_background_checkpoint(&self) -> bool {
+        !self.background_checkpoint.swap(true, SeqCst)
+    }
+
+    pub(crate) fn end_background_checkpoint(&self) {
+        self.background_checkpoint.store(false, SeqCst);
+    }
+
+    /// Checkpoints every open VDI.
+    pub(crate) async fn checkpoint_all(&self) -> Result<()> {
+        let cores = self.open_cores().await;
+        let pending = cores.iter().map(|core| Box::pin(core.checkpoint())).collect();
+        join_all(pending).await.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+    }
+
+    /// VDIs that are open and whose epoch has not failed.
+    pub(crate) async fn open_cores(&self) -> Vec<Arc<VdiCore>> {
+        let slots: Vec<Arc<Slot>> = self.slots.lock().values().cloned().collect();
+        let mut cores = Vec::new();
+        for slot in slots {
+            // One that is being opened or closed right now has nothing to checkpoint.
+            if let Ok(core) = slot.core.try_lock() {
+                cores.extend(core.iter().filter(|core| core.failure().is_none()).cloned());
+            }
+        }
+        cores
+    }
+
+    /// Takes back runs that open VDIs have reserved and not used. Whether there were any.
+    pub(crate) fn reclaim_runs(&self) -> bool {
+        let slots: Vec<Arc<Slot>> = self.slots.lock().values().cloned().collect();
+        let mut any = false;
+        for slot in slots {
+            if let Ok(core) = slot.core.try_lock()
+                && let Some(core) = &*core
+            {
+                let runs = core.runs.drain();
+                any |= !runs.is_empty();
+                self.space.give_back(&runs);
+            }
+        }
+        any
+    }
+
+    /// Frees data blocks, and tells the device.
+    pub(crate) async fn release_data(&self, runs: &[Run], since: Stamp) {
+        if self.space.stamp() != since {
+            // A garbage collection has begun since, and may have freed them already: they may not be trimmed.
+            return;
+        }
+        // Out of reach of a sweep first; trimmed before anybody can allocate them again, so that a late discard
+        // never hits their next owner.
+        let held = self.space.hold(runs, since);
+        for run in &held {
+            self.disk.trim(run.start, run.count).await;
+        }
+        self.space.release_held(&held);
+    }
+
+    fn slot(&self, id: VdiId) -> Arc<Slot> {
+        self.slots.lock().entry(id).or_default().clone()
+    }
+
+    fn is_attached(&self, id: VdiId) -> bool {
+        self.slots.lock().get(&id).is_some_and(|slot| slot.attached.load(SeqCst))
+    }
+
+    /// Opens `id` if need be and counts a user.
+    async fn enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
+        self.check_open()?;
+        self.record(id)?;
+        let _gate = self.gate.read().await;
+        let slot = self.slot(id);
+        let mut core = slot.core.lock().await;
+        let attached = slot.attached.load(SeqCst);
+        match &*core {
+            Some(open) if open.failure().is_none() || attached => {
+                open.failure().map_or(Ok(()), Err)?;
+                slot.users.fetch_add(1, SeqCst);
+                Ok(open.clone())
+            }
+            failed => {
+                if let Some(failed) = failed {
+                    failed.quiesce().await;
+                }
+                let open = vdi::open(self, id).await?;
+                *core = Some(open.clone());
+                slot.users.fetch_add(1, SeqCst);
+                Ok(open)
+            }
+        }
+    }
+
+    /// Counts a user less; the last one releases the VDI.
+    async fn leave(self: &Arc<Self>, id: VdiId) -> Result<()> {
+        let _gate = self.gate.read().await;
+        let slot = self.slot(id);
+        let mut core = slot.core.lock().await;
+        if slot.users.fetch_sub(1, SeqCst) != 1 {
+            return Ok(());
+        }
+        let Some(open) = core.take() else { return Ok(()) };
+        match open.release().await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                open.stop("its release failed");
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs an operation on an open VDI.
+    pub(crate) async fn with<T, F: Future<Output = Result<T>>>(
+        self: &Arc<Self>,
+        id: VdiId,
+        work: impl FnOnce(Arc<VdiCore>) -> F,
+    ) -> Result<T> {
+        let core = self.enter(id).await?;
+        let result = work(core).await;
+        match self.leave(id).await {
+            Ok(()) => result,
+            // The operation itself is durable or has failed on its own account.
+            Err(error) => {
+                tracing::warn!(vdi = %id, %error, "a volume could not be released in order");
+                result
+            }
+        }
+    }
+
+    fn info(&self, record: &VdiRecord) -> VdiInfo {
+        let id = VdiId(record.id);
+        let slot = self.slots.lock().get(&id).cloned();
+        let open = slot.as_ref().and_then(|slot| slot.core.try_lock().ok()?.clone());
+        let (size, snapshots) = match &open {
+            Some(core) => {
+                let mapping = core.mapping.read();
+                (mapping.size, mapping.snapshots)
+            }
+            None => (record.size, record.snapshots),
+        };
+        VdiInfo {
+            id,
+            name: Name::trusted(if record.headless { format!("deleted-{id}") } else { record.name.clone() }),
+            size,
+            logical_block: record.logical_block,
+            created: Timestamp(record.created_ms),
+            source_snapshot: record
+                .source_snapshot
+                .map(|(vdi, number)| SnapshotId { vdi: VdiId(vdi), number }),
+            source_vdi: record.source_vdi.map(VdiId),
+            filesystem: from_format(record.filesystem),
+            attributes: record.attributes.clone(),
+            publications: record
+                .publications
+                .iter()
+                .map(|(node, read_only)| Publication {
+                    node: Name::trusted(node.clone()),
+                    read_only: *read_only,
+                })
+                .collect(),
+            attached: slot.is_some_and(|slot| slot.attached.load(SeqCst)),
+            headless: record.headless,
+            snapshots,
+        }
+    }
+}
+
+pub(crate) fn from_format(state: Filesystem) -> FilesystemState {
+    match state {
+        Filesystem::Blank => FilesystemState::Blank,
+        Filesystem::Formatting => FilesystemState::Formatting,
+        Filesystem::Formatted => FilesystemState::Formatted,
+    }
+}
+
+pub(crate) fn to_format(state: FilesystemState) -> Filesystem {
+    match state {
+        FilesystemState::Blank => Filesystem::Blank,
+        FilesystemState::Formatting => Filesystem::Formatting,
+        FilesystemState::Formatted => Filesystem::Formatted,
+    }
+}
+
+impl Pool {
+    /// Shape and fill.
+    pub fn info(&self) -> PoolInfo {
+        let superblock = &self.core.disk.superblock;
+        let totals = self.core.space.totals();
+        let usable = u64::from(
+            superblock.extent_blocks - parallax_format::bitmap::first_usable(superblock.extent_blocks),
+        );
+        let extents = u64::from(superblock.extents);
+        let extents_free = extents - self.core.known.read().extents.len() as u64;
+        let block = BLOCK_SIZE as u64;
+        let reserve = self.core.metadata_reserve();
+        let spare = (extents_free * usable + totals.metadata_free).saturating_sub(reserve);
+        PoolInfo {
+            uuid: superblock.uuid,
+            format_version: FORMAT_VERSION,
+            features: incompat::names(superblock.incompat),
+            capacity: superblock.devices[0].blocks * block,
+            extent_bytes: u64::from(superblock.extent_blocks) * block,
+            extents,
+            extents_free,
+            free: (totals.data_free + spare.min(extents_free * usable)) * block,
+            data_used: totals.data_used * block,
+            metadata_used: totals.metadata_used * block,
+            metadata_reserved: reserve * block,
+        }
+    }
+
+    /// Counters for metrics.
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
+    }
+
+    /// Nodes in memory that no checkpoint has written yet.
+    pub fn dirty_nodes(&self) -> u64 {
+        self.core.dirty_nodes()
+    }
+}

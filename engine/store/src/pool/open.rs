@@ -1,0 +1,140 @@
+//! Opens and closes a pool.
+
+use super::{Pool, PoolCore, Registry, create::read_superblock};
+use crate::{
+    Environment, Limits,
+    disk::Disk,
+    registry::Area,
+    space::{ExtentMap, Space},
+};
+use parallax_block::{BlockDevice, Error, ErrorKind, Result, ResultExt};
+use parallax_format::{
+    area::AreaId,
+    record::{ExtentKind, Record},
+    root::Evidence,
+};
+use parallax_lease::Applicant;
+use std::sync::{Arc, atomic::Ordering::SeqCst};
+
+impl Pool {
+    /// Opens a formatted device that is held exclusively: that proves that nobody else's I/O is under way.
+    pub async fn open(device: Arc<dyn BlockDevice>, environment: Environment) -> Result<Self> {
+        Self::open_with(device, environment, Limits::default(), Evidence::ExclusiveDevice).await
+    }
+
+    /// Opens a formatted device: joins it as a host, becomes its manager, takes over its extents.
+    pub async fn open_with(
+        device: Arc<dyn BlockDevice>,
+        environment: Environment,
+        limits: Limits,
+        evidence: Evidence,
+    ) -> Result<Self> {
+        if device.geometry().read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "the pool's device is read-only"));
+        }
+        let superblock = read_superblock(&*device).await.context(|| "opening the pool")?;
+        let disk = Arc::new(Disk::new(device, superblock, environment.runtime.clone(), limits.cache_nodes()));
+        let (old, mut known) = Area::find(&disk).await.context(|| "opening the pool")?;
+        let applicant = Applicant {
+            name: environment.host.as_str(),
+            boot_id: environment.tails.boot_id(),
+            now: environment.runtime.now(),
+            incarnation_floor: known.incarnation,
+        };
+        let membership = parallax_lease::join(&*disk.device, &disk.superblock, applicant)
+            .await
+            .context(|| "joining the pool")?;
+        let incarnation = membership.incarnation;
+        known.apply(&Record::Counters { birth: known.birth, incarnation: incarnation + 1 });
+        let mut extents: Vec<_> = known.extents.values().copied().collect();
+        for extent in &mut extents {
+            disk.map_extent(extent.extent, extent.position);
+            extent.owner = incarnation;
+            known.apply(&Record::Extent(*extent));
+        }
+        let id = AreaId {
+            epoch: membership.manager_epoch.max(old.id.epoch + 1),
+            generation: old.id.generation + 1,
+        };
+        let group = disk.superblock.host_group(membership.slot);
+        let area = Area::compact(&disk, id, group, &old.runs, &mut known)
+            .await
+            .context(|| "writing the registry")?;
+        let space = Arc::new(Space::new(disk.clone(), incarnation));
+        let mut damaged = Vec::new();
+        for extent in known.extents.values().filter(|extent| extent.kind != ExtentKind::System) {
+            let map = ExtentMap::load(&disk, extent.extent, extent.kind, extent.birth, &mut damaged).await?;
+            space.add(map);
+        }
+        let core = Arc::new(PoolCore {
+            disk,
+            space,
+            environment,
+            limits,
+            incarnation,
+            evidence,
+            dirty: Arc::default(),
+            counters: super::Counters::default(),
+            materialised: tokio::sync::Notify::new(),
+            gate: tokio::sync::RwLock::new(()),
+            registry: Registry { area, known: known.clone() }.into(),
+            known: known.into(),
+            claims: 0.into(),
+            slots: parking_lot::Mutex::default(),
+            provisional: parking_lot::Mutex::default(),
+            pins: parking_lot::Mutex::default(),
+            membership: membership.into(),
+            closed: false.into(),
+            background_checkpoint: false.into(),
+            collecting: false.into(),
+        });
+        let pool = Self { core };
+        if !damaged.is_empty() {
+            tracing::warn!(
+                blocks = damaged.len(),
+                "allocation bitmaps did not verify; collecting garbage to rebuild them"
+            );
+            pool.collect_garbage(&|_| {}).await.context(|| "rebuilding allocation bitmaps")?;
+        }
+        Ok(pool)
+    }
+
+    /// Drains, checkpoints and releases everything. Other handles fail afterwards.
+    pub async fn close(&self) -> Result<()> {
+        let core = &self.core;
+        if core.closed.swap(true, SeqCst) {
+            return Ok(());
+        }
+        let _gate = core.gate.write().await;
+        let slots: Vec<_> = std::mem::take(&mut *core.slots.lock()).into_iter().collect();
+        let mut outcome = Ok(());
+        for (id, slot) in slots {
+            if let Some(open) = slot.core.lock().await.take() {
+                let released = open.release().await.context(|| format!("releasing volume {id}"));
+                if released.is_err() {
+                    open.stop("the pool was closed");
+                }
+                outcome = outcome.and(released);
+            }
+        }
+        core.space.write_lagging().await?;
+        core.disk.flush().await?;
+        if outcome.is_ok() {
+            let mut membership = core.membership.lock().await;
+            let now = core.environment.runtime.now();
+            membership.release(&*core.disk.device, &core.disk.superblock, now).await?;
+        }
+        outcome
+    }
+
+    /// Waits for everything that has been acknowledged so far to be durable.
+    pub async fn sync(&self) -> Result<()> {
+        for core in self.core.open_cores().await {
+            core.flush().await?;
+        }
+        match self.core.closed.load(SeqCst) {
+            true => Err(Error::new(ErrorKind::FailedPrecondition, "the pool has been closed")),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Takes, lists, labels, deletes and opens snapshots.
+
+use super::{Pool, PoolCore, from_format};
+use crate::{
+    Name, SnapshotId, SnapshotInfo, SnapshotView, TakeSnapshot, Timestamp, VdiId,
+    vdi::{Cut, Listed, VdiCore, check_label, table, view::View},
+};
+use parallax_block::{Error, ErrorKind, Result, join_all};
+use parallax_format::{
+    record::{Record, SetRecord},
+    snapshot::SnapshotRecord,
+};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+use uuid::Uuid;
+
+/// Keeps a snapshot from being deleted.
+pub(crate) struct Pin {
+    pool: Arc<PoolCore>,
+    id: SnapshotId,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.pool.pins.lock();
+        if let Some(count) = pins.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.id);
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// Takes snapshots of one VDI, or of several at one instant. O(1), I/O is never paused. Returns when they are
+    /// complete and durable; they are materialised in the background.
+    pub async fn snapshot(&self, request: TakeSnapshot) -> Result<Vec<SnapshotInfo>> {
+        check_label(&request.label)?;
+        let mut ids = request.vdis.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() || ids.len() != request.vdis.len() || ids.len() > 64 {
+            return Err(Error::invalid("a snapshot is taken of 1 to 64 different volumes"));
+        }
+        if let Some(name) = &request.name {
+            let existing = self.snapshots_named(name.as_str());
+            if !existing.is_empty() {
+                let mut of: Vec<VdiId> = existing.iter().map(|id| id.vdi).collect();
+                of.sort_unstable();
+                if of != ids {
+                    return Err(Error::new(
+                        ErrorKind::AlreadyExists,
+                        format!("there is a snapshot named '{name}' of other volumes"),
+                    ));
+                }
+                return self.infos(&existing).await;
+            }
+        }
+        for id in &ids {
+            if self.core.record(*id)?.headless {
+                return Err(Error::new(ErrorKind::NotFound, format!("volume {id} has been deleted")));
+            }
+        }
+        self.core.admit_metadata(8 * ids.len() as u64)?;
+        let mut cores = Vec::new();
+        let mut outcome = Ok(Vec::new());
+        for id in &ids {
+            match self.core.enter(*id).await {
+                Ok(core) => cores.push(core),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        if outcome.is_ok() {
+            outcome = self.snapshot_open(&request, &cores).await;
+        }
+        for core in &cores {
+            if let Err(error) = self.core.leave(core.id).await {
+                tracing::warn!(vdi = %core.id, %error, "a volume could not be released in order");
+            }
+        }
+        let taken = outcome?;
+        self.infos(&taken).await
+    }
+
+    async fn snapshot_open(&self, request: &TakeSnapshot, cores: &[Arc<VdiCore>]) -> Result<Vec<SnapshotId>> {
+        let named = request.name.is_some() || cores.len() > 1;
+        let set = if named { Uuid::from_u128((self.core.environment.entropy)()) } else { Uuid::nil() };
+        if named {
+            self.core.provisional.lock().insert(set);
+        }
+        let result = self.snapshot_set(request, cores, set).await;
+        if named {
+            self.core.provisional.lock().remove(&set);
+        }
+        result
+    }
+
+    async fn snapshot_set(
+        &self,
+        request: &TakeSnapshot,
+        cores: &[Arc<VdiCore>],
+        set: Uuid,
+    ) -> Result<Vec<SnapshotId>> {
+        let cut = loop {
+            let members = cores
+                .iter()
+                .map(|core| {
+                    let record = self.core.record(core.id)?;
+                    let cut = Cut {
+                        taken_ms: request.at.0,
+                        filesystem: record.filesystem,
+                        set,
+                        label: request.label.clone(),
+                    };
+                    Ok((&**core, cut))
+                })
+                .collect::<Result<Vec<_>>>()?;
+            match VdiCore::cut(&members) {
+                Err(error) if error.kind() == ErrorKind::Exhausted => {
+                    for core in cores {
+                        core.commit().await?;
+                    }
+                }
+                other => break other?,
+            }
+        };
+        self.core.counters.snapshots.fetch_add(cut.len() as u64, Relaxed);
+        // Complete when the writes of the older generation are; durable when committed after that.
+        let pending = cores
+            .iter()
+            .zip(&cut)
+            .map(|(core, (_, closed))| {
+                Box::pin(async move {
+                    closed.drained().await;
+                    core.commit().await
+                })
+            })
+            .collect();
+        let committed: Result<Vec<()>> = join_all(pending).await.into_iter().collect();
+        committed?;
+        let taken: Vec<SnapshotId> = cores
+            .iter()
+            .zip(&cut)
+            .map(|(core, (number, _))| SnapshotId { vdi: core.id, number: *number })
+            .collect();
+        if !set.is_nil() {
+            let name = request.name.as_ref().map_or(String::new(), |name| name.as_str().to_owned());
+            let members = taken.iter().map(|id| (id.vdi.0, id.number)).collect();
+            let mut registry = self.core.registry.lock().await;
+            if !name.is_empty() && self.core.known.read().set_names.contains_key(&name) {
+                drop(registry);
+                // Somebody was faster with this name: ours was never promised to anybody.
+                for id in &taken {
+                    self.core
+                        .with(id.vdi, |core| async move { core.delete_snapshot(id.number).await })
+                        .await?;
+                }
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!("a snapshot named '{name}' is being taken by another request; ask again"),
+                ));
+            }
+            self.core.commit(&mut registry, &[Record::Set(SetRecord { id: set, name, members })]).await?;
+        }
+        for core in cores {
+            core.request_checkpoint();
+        }
+        Ok(taken)
+    }
+
+    async fn infos(&self, ids: &[SnapshotId]) -> Result<Vec<SnapshotInfo>> {
+        let mut infos = Vec::new();
+        for id in ids {
+            infos.push(self.snapshot_info(*id).await?);
+        }
+        Ok(infos)
+    }
+
+    fn describe(&self, vdi: VdiId, listed: Listed) -> SnapshotInfo {
+        let record = listed.record;
+        let name = self.core.known.read().sets.get(&record.set).map(|set| set.name.clone());
+        SnapshotInfo {
+            id: SnapshotId { vdi, number: record.number },
+            name: name.filter(|name| !name.is_empty()).map(Name::trusted),
+            label: record.label,
+            taken: Timestamp(record.taken_ms),
+            size: record.size,
+            materialised: listed.materialised,
+            filesystem: from_format(record.filesystem),
+            set: (!record.set.is_nil()).then_some(record.set),
+        }
+    }
+
+    /// Live snapshots of a VDI in order of number, after `after`, at most `limit`.
+    pub async fn snapshots(&self, vdi: VdiId, after: u64, limit: usize) -> Result<Vec<SnapshotInfo>> {
+        let mut out = Vec::new();
+        let mut from = after;
+        while out.len() < limit {
+            let listed = self.listed(vdi, from, limit - out.len()).await?;
+            let Some(last) = listed.last() else { break };
+            from = last.record.number;
+            out.extend(
+                listed
+                    .into_iter()
+                    .filter(|listed| self.core.is_named(listed.record.set, vdi, listed.record.number))
+                    .map(|listed| self.describe(vdi, listed)),
+            );
+        }
+        Ok(out)
+    }
+
+    async fn listed(&self, vdi: VdiId, after: u64, limit: usize) -> Result<Vec<Listed>> {
+        if self.core.open_core(vdi).is_none()
+            && let Some(slot) = self.released_slot(vdi).await?
+        {
+            // Nobody has it open and its last epoch ended in order: the table says it all.
+            let records = table::records(&self.core.disk, slot.table, after, limit).await?;
+            return Ok(records.into_iter().map(|record| Listed { record, materialised: true }).collect());
+        }
+        if self.core.record(vdi)?.grant.is_none() {
+            return Ok(Vec::new());
+        }
+        self.core.with(vdi, |core| async move { core.snapshots(after, limit).await }).await
+    }
+
+    /// One.
+    pub async fn snapshot_info(&self, id: SnapshotId) -> Result<SnapshotInfo> {
+        let found = self.snapshots(id.vdi, id.number - 1, 1).await?;
+        found.into_iter().find(|info| info.id == id).ok_or_else(|| not_found(id))
+    }
+
+    /// Those that carry an idempotency name; several for a set.
+    pub fn snapshots_named(&self, name: &str) -> Vec<SnapshotId> {
+        let known = self.core.known.read();
+        let set = known.set_names.get(name).and_then(|id| known.sets.get(id));
+        set.map_or(Vec::new(), |set| {
+            set.members.iter().map(|(vdi, number)| SnapshotId { vdi: VdiId(*vdi), number: *number }).collect()
+        })
+    }
+
+    /// Waits until the snapshot can be cloned, compared and opened.
+    pub async fn materialise(&self, id: SnapshotId) -> Result<SnapshotInfo> {
+        self.materialised(id).await?;
+        self.snapshot_info(id).await
+    }
+
+    /// The same; its record.
+    pub(crate) async fn materialised(&self, id: SnapshotId) -> Result<SnapshotRecord> {
+        let info = self.snapshot_info(id).await?;
+        if !info.materialised {
+            self.core.with(id.vdi, |core| async move { core.checkpoint().await }).await?;
+        }
+        let listed = self.listed(id.vdi, id.number - 1, 1).await?;
+        let found = listed.into_iter().find(|listed| listed.record.number == id.number);
+        let found = found.ok_or_else(|| not_found(id))?;
+        if !found.materialised {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("snapshot {id} is still being written; ask again"),
+            ));
+        }
+        Ok(found.record)
+    }
+
+    pub(crate) async fn pin(&self, id: SnapshotId) -> Result<Pin> {
+        *self.core.pins.lock().entry(id).or_insert(0) += 1;
+        let pin = Pin { pool: self.core.clone(), id };
+        // Looked up again now that it can no longer go.
+        self.snapshot_info(id).await?;
+        Ok(pin)
+    }
+
+    /// Opens a snapshot read-only; it cannot be deleted while it is open.
+    pub async fn open_snapshot(&self, id: SnapshotId) -> Result<Arc<SnapshotView>> {
+        let record = self.materialised(id).await?;
+        let pin = self.pin(id).await?;
+        let logical_block = self.core.record(id.vdi)?.logical_block;
+        let view = View::new(self.core.disk.clone(), record.map, record.size, logical_block);
+        Ok(Arc::new(SnapshotView::new(id, view, pin)))
+    }
+
+    /// Replaces the label.
+    pub async fn label_snapshot(&self, id: SnapshotId, label: &str) -> Result<SnapshotInfo> {
+        check_label(label)?;
+        self.snapshot_info(id).await?;
+        self.core.with(id.vdi, |core| async move { core.label_snapshot(id.number, label).await }).await?;
+        self.snapshot_info(id).await
+    }
+
+    /// Deletes. `NotFound` if there is none; `Busy` while it is open. The last snapshot of a headless VDI takes
+    /// the VDI with it. Space comes back with the next garbage collection.
+    pub async fn delete_snapshot(&self, id: SnapshotId) -> Result<()> {
+        self.snapshot_info(id).await?;
+        if self.core.pins.lock().contains_key(&id) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("snapshot {id} is open for reading or being cloned"),
+            ));
+        }
+        let left = self
+            .core
+            .with(id.vdi, |core| async move {
+                core.delete_snapshot(id.number).await?;
+                Ok(core.mapping.read().snapshots)
+            })
+            .await?;
+        let mut registry = self.core.registry.lock().await;
+        let mut records = Vec::new();
+        for set in self.core.known.read().sets.values() {
+            if set.members.contains(&(id.vdi.0, id.number)) {
+                let mut set = set.clone();
+                set.members.retain(|member| *member != (id.vdi.0, id.number));
+                records.push(if set.members.is_empty() {
+                    Record::SetDeleted(set.id)
+                } else {
+                    Record::Set(set)
+                });
+            }
+        }
+        // Whoever deleted the last snapshot at the same time may have removed the volume already.
+        let headless = self.core.record(id.vdi).is_ok_and(|record| record.headless);
+        if headless && left == 0 {
+            records.push(Record::VdiDeleted(id.vdi.0));
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.core.commit(&mut registry, &records).await
+    }
+}
+
+impl PoolCore {
+    /// The VDI, if it is open now.
+    pub(crate) fn open_core(&self, id: VdiId) -> Option<Arc<VdiCore>> {
+        let slot = self.slots.lock().get(&id)?.clone();
+        let core = slot.core.try_lock();
+        match core {
+            Ok(core) => core.clone(),
+            // It is being opened or closed: not released, so ask it the long way.
+            Err(_) => None,
+        }
+    }
+}
+
+fn not_found(id: SnapshotId) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no snapshot {id}; `parallax snap-list` shows them"))
+}

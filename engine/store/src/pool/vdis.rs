@@ -1,0 +1,368 @@
+//! Creates, deletes, renames, grows, reverts and attaches VDIs.
+
+use super::{Pool, to_format};
+use crate::{
+    CreateVdi, FilesystemState, Name, Publication, SnapshotId, Source, TakeSnapshot, Vdi, VdiId, VdiInfo,
+    vdi::replay,
+};
+use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, ResultExt};
+use parallax_format::{
+    Entry,
+    node::{DEPTH_MAX, blocks_at_depth, depth_for},
+    record::{Filesystem, InitialRoot, Record, VdiRecord},
+};
+use std::sync::{Arc, atomic::Ordering::SeqCst};
+use uuid::Uuid;
+
+/// Largest VDI.
+pub const VDI_SIZE_MAX: u64 = 256 << 40;
+
+fn check_size(size: u64) -> Result<()> {
+    if size == 0 || !size.is_multiple_of(BLOCK_SIZE as u64) || size > VDI_SIZE_MAX {
+        return Err(Error::invalid(format!(
+            "a volume of {size} bytes is not possible: the size must be a multiple of 4096, at least 4096 and at most 256 TiB"
+        )));
+    }
+    Ok(())
+}
+
+impl Pool {
+    /// All VDIs in order of id, headless ones included.
+    pub fn vdis(&self) -> Vec<VdiInfo> {
+        let records: Vec<VdiRecord> = self.core.known.read().vdis.values().cloned().collect();
+        records.iter().map(|record| self.core.info(record)).collect()
+    }
+
+    /// One by id.
+    pub fn vdi(&self, id: VdiId) -> Result<VdiInfo> {
+        Ok(self.core.info(&self.core.record(id)?))
+    }
+
+    /// One by name; headless ones have none.
+    pub fn vdi_named(&self, name: &str) -> Result<VdiInfo> {
+        let id = self.core.known.read().names.get(name).copied();
+        match id {
+            Some(id) => self.vdi(VdiId(id)),
+            None => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no volume named '{name}'; `parallax list` shows them"),
+            )),
+        }
+    }
+
+    /// Creates. `AlreadyExists` if the name is taken.
+    pub async fn create_vdi(&self, request: CreateVdi) -> Result<VdiInfo> {
+        self.core.check_open()?;
+        if !matches!(request.logical_block, 512 | 4096) {
+            return Err(Error::invalid("the logical block of a volume is 512 or 4096 bytes"));
+        }
+        self.check_name_free(request.name.as_str())?;
+        let attributes: usize = request.attributes.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if attributes > 2048 {
+            return Err(Error::invalid("the attributes of a volume are at most 2048 bytes in all"));
+        }
+        if let Some(size) = request.size {
+            check_size(size)?;
+        }
+        match request.source {
+            Source::Empty => {
+                let size = request
+                    .size
+                    .ok_or_else(|| Error::invalid("an empty volume needs a size, such as --size 10G"))?;
+                let initial = InitialRoot { root: Entry::HOLE, depth: depth_for(size / BLOCK_SIZE as u64) };
+                self.create_from(request, initial, size, None, Filesystem::Blank).await
+            }
+            Source::Snapshot(snapshot) => self.clone_snapshot(request, snapshot, None).await,
+            Source::Vdi(vdi) => {
+                let taken = self
+                    .snapshot(TakeSnapshot {
+                        vdis: vec![vdi],
+                        label: format!("clone {}", request.name).chars().take(32).collect(),
+                        name: None,
+                        at: request.at,
+                    })
+                    .await?;
+                let Some(snapshot) = taken.first().map(|taken| taken.id) else {
+                    return Err(Error::corrupt("a snapshot of one volume gave none"));
+                };
+                let result = self.clone_snapshot(request, snapshot, Some(vdi)).await;
+                self.delete_snapshot(snapshot).await?;
+                result
+            }
+        }
+    }
+
+    fn check_name_free(&self, name: &str) -> Result<()> {
+        if self.core.known.read().names.contains_key(name) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("there is a volume named '{name}' already"),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn clone_snapshot(
+        &self,
+        request: CreateVdi,
+        snapshot: SnapshotId,
+        source: Option<VdiId>,
+    ) -> Result<VdiInfo> {
+        let listed = self.materialised(snapshot).await?;
+        let _pin = self.pin(snapshot).await?;
+        let size = request.size.unwrap_or(listed.size);
+        if size < listed.size {
+            return Err(Error::invalid(format!(
+                "a clone cannot be smaller than its source: {size} bytes asked, the source has {}",
+                listed.size
+            )));
+        }
+        let initial = InitialRoot { root: listed.map.link.with_ro(), depth: listed.map.depth };
+        let filesystem = listed.filesystem;
+        let created = self.create_from(request, initial, size, Some(snapshot), filesystem).await?;
+        if let Some(source) = source {
+            self.core
+                .update(created.id, |record| {
+                    record.source_vdi = Some(source.0);
+                    Ok(())
+                })
+                .await?;
+        }
+        self.vdi(created.id)
+    }
+
+    async fn create_from(
+        &self,
+        request: CreateVdi,
+        initial: InitialRoot,
+        size: u64,
+        source: Option<SnapshotId>,
+        filesystem: Filesystem,
+    ) -> Result<VdiInfo> {
+        if blocks_at_depth(DEPTH_MAX) < size / BLOCK_SIZE as u64 {
+            return check_size(u64::MAX).map(|()| unreachable!("no volume has this size"));
+        }
+        let _gate = self.core.gate.read().await;
+        self.core.admit(16)?;
+        let record = VdiRecord {
+            id: Uuid::from_u128((self.core.environment.entropy)()),
+            name: request.name.as_str().to_owned(),
+            size,
+            logical_block: request.logical_block,
+            created_ms: request.at.0,
+            source_snapshot: source.map(|source| (source.vdi.0, source.number)),
+            source_vdi: None,
+            filesystem,
+            headless: false,
+            snapshots: 0,
+            publications: Vec::new(),
+            attributes: request.attributes,
+            initial,
+            grant: None,
+            previous: None,
+        };
+        let id = VdiId(record.id);
+        let mut registry = self.core.registry.lock().await;
+        // Again, now that nobody else can take it.
+        self.check_name_free(&record.name)?;
+        self.core.commit(&mut registry, &[Record::Vdi(Box::new(record))]).await?;
+        drop(registry);
+        self.vdi(id)
+    }
+
+    /// Deletes; the VDI stays headless while snapshots of it live. `Busy` while attached or published.
+    pub async fn delete_vdi(&self, id: VdiId) -> Result<()> {
+        let record = self.core.record(id)?;
+        if record.headless {
+            return Err(Error::new(ErrorKind::NotFound, format!("volume {id} has been deleted")));
+        }
+        self.check_detached(&record, "deleted")?;
+        // Opening settles how many snapshots live, also after a crash.
+        let snapshots = self.core.with(id, |core| async move { Ok(core.mapping.read().snapshots) }).await?;
+        let mut registry = self.core.registry.lock().await;
+        let mut record = self.core.record(id)?;
+        self.check_detached(&record, "deleted")?;
+        if snapshots == 0 {
+            self.core.commit(&mut registry, &[Record::VdiDeleted(id.0)]).await
+        } else {
+            record.headless = true;
+            record.name = String::new();
+            self.core.commit(&mut registry, &[Record::Vdi(Box::new(record))]).await
+        }
+    }
+
+    fn check_detached(&self, record: &VdiRecord, what: &str) -> Result<()> {
+        if self.core.is_attached(VdiId(record.id)) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "volume '{}' is attached and cannot be {what}; `parallax detach` it first",
+                    record.name
+                ),
+            ));
+        }
+        if let Some((node, _)) = record.publications.first() {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("volume '{}' is published to node '{node}' and cannot be {what}", record.name),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Renames.
+    pub async fn rename_vdi(&self, id: VdiId, name: Name) -> Result<VdiInfo> {
+        let mut registry = self.core.registry.lock().await;
+        let mut record = self.core.record(id)?;
+        if record.headless {
+            return Err(Error::new(ErrorKind::NotFound, format!("volume {id} has been deleted")));
+        }
+        if record.name != name.as_str() {
+            self.check_name_free(name.as_str())?;
+            record.name = name.as_str().to_owned();
+            self.core.commit(&mut registry, &[Record::Vdi(Box::new(record))]).await?;
+        }
+        drop(registry);
+        self.vdi(id)
+    }
+
+    /// Grows, on line too. The same size again is no error; a smaller one is.
+    pub async fn resize_vdi(&self, id: VdiId, size: u64) -> Result<VdiInfo> {
+        check_size(size)?;
+        self.core
+            .with(id, |core| async move {
+                let now = core.mapping.read().size;
+                if size < now {
+                    return Err(Error::invalid(format!(
+                        "a volume cannot shrink: it has {now} bytes and {size} were asked"
+                    )));
+                }
+                if size > now { core.resize(size).await } else { Ok(()) }
+            })
+            .await?;
+        self.core
+            .update(id, |record| {
+                record.size = record.size.max(size);
+                Ok(())
+            })
+            .await?;
+        self.vdi(id)
+    }
+
+    /// Goes back to a snapshot of this VDI. Detached only. The size stays.
+    pub async fn revert_vdi(&self, id: VdiId, to: SnapshotId) -> Result<VdiInfo> {
+        if to.vdi != id {
+            return Err(Error::invalid(format!(
+                "snapshot {to} is not one of volume {id}; create a clone instead"
+            )));
+        }
+        self.check_detached(&self.core.record(id)?, "reverted")?;
+        let listed = self.materialised(to).await?;
+        let _pin = self.pin(to).await?;
+        self.core
+            .with(id, |core| async move {
+                self.check_detached(&self.core.record(id)?, "reverted")?;
+                core.revert(listed.number, listed.map).await
+            })
+            .await
+            .context(|| format!("reverting to {to}"))?;
+        self.core
+            .update(id, |record| {
+                record.filesystem = listed.filesystem;
+                Ok(())
+            })
+            .await?;
+        self.vdi(id)
+    }
+
+    /// Compare-and-set of the filesystem state.
+    pub async fn set_filesystem(
+        &self,
+        id: VdiId,
+        expected: FilesystemState,
+        next: FilesystemState,
+    ) -> Result<VdiInfo> {
+        self.core
+            .update(id, |record| {
+                if record.filesystem != to_format(expected) {
+                    return Err(Error::new(
+                        ErrorKind::FailedPrecondition,
+                        format!("the filesystem state is {:?}, not {expected:?}", record.filesystem),
+                    ));
+                }
+                record.filesystem = to_format(next);
+                Ok(())
+            })
+            .await?;
+        self.vdi(id)
+    }
+
+    /// Replaces the publications, if they are as expected; at most 8.
+    pub async fn set_publications(
+        &self,
+        id: VdiId,
+        expected: &[Publication],
+        next: Vec<Publication>,
+    ) -> Result<VdiInfo> {
+        let plain = |publications: &[Publication]| -> Vec<(String, bool)> {
+            publications.iter().map(|one| (one.node.as_str().to_owned(), one.read_only)).collect()
+        };
+        if next.len() > 8 {
+            return Err(Error::invalid("a volume is published to at most 8 nodes"));
+        }
+        self.core
+            .update(id, |record| {
+                if record.publications != plain(expected) {
+                    return Err(Error::new(
+                        ErrorKind::FailedPrecondition,
+                        "the publications have changed meanwhile; look again",
+                    ));
+                }
+                record.publications = plain(&next);
+                Ok(())
+            })
+            .await?;
+        self.vdi(id)
+    }
+
+    /// Opens for I/O. One at a time: `Busy` if it is attached already. Dropping does not detach,
+    /// [`Vdi::detach`] does.
+    pub async fn attach(&self, id: VdiId) -> Result<Arc<Vdi>> {
+        if self.core.record(id)?.headless {
+            return Err(Error::new(ErrorKind::NotFound, format!("volume {id} has been deleted")));
+        }
+        let slot = self.core.slot(id);
+        if slot.attached.swap(true, SeqCst) {
+            return Err(Error::new(ErrorKind::Busy, format!("volume {id} is attached already")));
+        }
+        match self.core.enter(id).await {
+            Ok(core) => Ok(Arc::new(Vdi::new(core))),
+            Err(error) => {
+                slot.attached.store(false, SeqCst);
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) async fn detach(&self, id: VdiId) -> Result<()> {
+        let slot = self.core.slot(id);
+        if !slot.attached.swap(false, SeqCst) {
+            return Ok(());
+        }
+        self.core.leave(id).await
+    }
+
+    /// Whether the epoch of an attached VDI has ended by itself, and why.
+    pub fn failure(&self, id: VdiId) -> Option<Error> {
+        let slot = self.core.slots.lock().get(&id)?.clone();
+        let core = slot.core.try_lock().ok()?.clone()?;
+        core.failure()
+    }
+
+    /// Whether the state of a VDI can be read without opening it.
+    pub(crate) async fn released_slot(&self, id: VdiId) -> Result<Option<parallax_format::root::RootSlot>> {
+        let record = self.core.record(id)?;
+        let state = replay::state(&self.core.disk, &record).await?;
+        Ok(state.map(|slots| slots.newest).filter(|slot| slot.released))
+    }
+}

@@ -1,0 +1,304 @@
+//! The catalogue and the registry: what is known, and the area on the device that says so.
+//!
+//! Invariants:
+//! * A record counts once its log block is durable (FUA); only then is it applied to what is known.
+//! * An area is written by one manager epoch. When its log is full, everything known is compacted into a new
+//!   area beside it; the header that names the new one is written last, with FUA after a flush.
+//! * Blocks of the area that the newest valid header names are never written by a compaction.
+
+use crate::disk::Disk;
+use parallax_block::{BLOCK_SIZE, Buffer, Error, Result, ResultExt};
+use parallax_format::{
+    ExtentId,
+    area::{self, AreaHeader, AreaId, Packer, Run},
+    host,
+    record::{ExtentKind, ExtentRecord, Record, SetRecord, VdiRecord},
+    seal::Kind,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// Everything that the area says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) extents: BTreeMap<ExtentId, ExtentRecord>,
+    pub(crate) vdis: BTreeMap<Uuid, VdiRecord>,
+    pub(crate) names: BTreeMap<String, Uuid>,
+    pub(crate) sets: BTreeMap<Uuid, SetRecord>,
+    pub(crate) set_names: BTreeMap<String, Uuid>,
+    pub(crate) birth: u64,
+    pub(crate) incarnation: u64,
+}
+
+impl Known {
+    pub(crate) fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Extent(extent) => {
+                self.extents.insert(extent.extent, *extent);
+            }
+            Record::ExtentFreed(extent) => {
+                self.extents.remove(extent);
+            }
+            Record::Vdi(vdi) => {
+                self.forget_vdi(vdi.id);
+                if !vdi.headless {
+                    self.names.insert(vdi.name.clone(), vdi.id);
+                }
+                self.vdis.insert(vdi.id, (**vdi).clone());
+            }
+            Record::VdiDeleted(id) => self.forget_vdi(*id),
+            Record::Set(set) => {
+                self.forget_set(set.id);
+                if !set.name.is_empty() {
+                    self.set_names.insert(set.name.clone(), set.id);
+                }
+                self.sets.insert(set.id, set.clone());
+            }
+            Record::SetDeleted(id) => self.forget_set(*id),
+            Record::Counters { birth, incarnation } => {
+                self.birth = self.birth.max(*birth);
+                self.incarnation = self.incarnation.max(*incarnation);
+            }
+        }
+    }
+
+    fn forget_vdi(&mut self, id: Uuid) {
+        if let Some(old) = self.vdis.remove(&id)
+            && self.names.get(&old.name) == Some(&id)
+        {
+            self.names.remove(&old.name);
+        }
+    }
+
+    fn forget_set(&mut self, id: Uuid) {
+        if let Some(old) = self.sets.remove(&id) {
+            self.set_names.remove(&old.name);
+        }
+    }
+
+    fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        std::iter::once(Record::Counters { birth: self.birth, incarnation: self.incarnation })
+            .chain(self.extents.values().map(|extent| Record::Extent(*extent)))
+            .chain(self.vdis.values().map(|vdi| Record::Vdi(Box::new(vdi.clone()))))
+            .chain(self.sets.values().map(|set| Record::Set(set.clone())))
+    }
+
+    /// Positions of the device that no extent uses, in order.
+    pub(crate) fn free_positions(&self, extents: u32) -> impl Iterator<Item = u32> {
+        let used: BTreeSet<u32> = self.extents.values().map(|extent| extent.position).collect();
+        (0..extents).filter(move |position| !used.contains(position))
+    }
+
+    /// The lowest logical number that no extent uses.
+    pub(crate) fn free_number(&self) -> Option<ExtentId> {
+        let mut number = 1;
+        for used in self.extents.keys() {
+            if used.get() != number {
+                break;
+            }
+            number += 1;
+        }
+        ExtentId::new(number)
+    }
+}
+
+/// The area that the manager writes.
+pub(crate) struct Area {
+    header: AreaHeader,
+    /// Area index of the next log block.
+    next: u32,
+    predecessor: u32,
+    /// First block of the manager's host group.
+    group: u64,
+    /// What a torn compaction may not touch: the area before this one.
+    previous: Vec<Run>,
+}
+
+/// Fewest blocks of a log.
+const LOG_MIN: u32 = 16;
+
+impl Area {
+    /// The newest valid area of the pool, and what it says.
+    pub(crate) async fn find(disk: &Disk) -> Result<(AreaHeader, Known)> {
+        let mut headers = Vec::new();
+        for slot in 0..disk.superblock.host_slots {
+            for copy in 0..2 {
+                let at = disk.superblock.host_group(slot) + host::AREA_HEADER + copy;
+                let bytes = disk.read_physical(at).await?;
+                headers.extend(AreaHeader::decode(&bytes, at, disk.salt()).ok());
+            }
+        }
+        headers.sort_by_key(|header| header.id);
+        let Some(header) = headers.pop() else {
+            return Err(Error::corrupt(
+                "no area header of the pool verifies: the registry cannot be found; run `parallax check`",
+            ));
+        };
+        let (known, ..) = load(disk, &header).await?;
+        Ok((header, known))
+    }
+
+    /// Compacts `known` into a new area. `old` is the area that counts until then.
+    pub(crate) async fn compact(
+        disk: &Disk,
+        id: AreaId,
+        group: u64,
+        old: &[Run],
+        known: &mut Known,
+    ) -> Result<Self> {
+        let (bodies, runs) = loop {
+            let mut packer = Packer::default();
+            for record in known.records() {
+                packer.push(&record)?;
+            }
+            let bodies = packer.finish();
+            let base = bodies.len() as u32;
+            let want = base + LOG_MIN.max(base).max(disk.superblock.extent_blocks.min(1024) / 4);
+            if let Some(runs) = allocate(disk, known, old, want, base + LOG_MIN) {
+                break (bodies, runs);
+            }
+            // One more system extent; it is part of what is compacted.
+            let position = known.free_positions(disk.superblock.extents).next();
+            let (Some(position), Some(extent)) = (position, known.free_number()) else {
+                return Err(Error::new(
+                    parallax_block::ErrorKind::OutOfSpace,
+                    "the registry needs another extent and the pool has none left; delete volumes or enlarge the pool",
+                ));
+            };
+            known.birth += 1;
+            let birth = known.birth;
+            known.apply(&Record::Extent(ExtentRecord {
+                extent,
+                kind: ExtentKind::System,
+                device: 0,
+                position,
+                owner: 0,
+                birth,
+            }));
+        };
+        let mut header = AreaHeader { id, base_blocks: bodies.len() as u32, base_crc: 0, runs };
+        for (index, body) in bodies.iter().enumerate() {
+            let at = header.block(index as u32).ok_or_else(|| Error::corrupt("area run"))?;
+            let (block, crc) =
+                area::encode_block(Kind::AreaBase, at, id, index as u32, header.base_crc, body, disk.salt());
+            disk.write_physical(at, block, false).await?;
+            header.base_crc = crc;
+        }
+        disk.flush().await?;
+        let at = group + host::AREA_HEADER + id.generation % 2;
+        disk.write_physical(at, header.encode(at, disk.salt()), true).await?;
+        let (next, predecessor) = (header.base_blocks, header.base_crc);
+        Ok(Self { header, next, predecessor, group, previous: old.to_vec() })
+    }
+
+    /// Makes records durable and applies them. All of them are in one block, or in several that are written in
+    /// order: callers that need all or nothing keep to one block's worth.
+    pub(crate) async fn commit(&mut self, disk: &Disk, known: &mut Known, records: &[Record]) -> Result<()> {
+        let mut packer = Packer::default();
+        for record in records {
+            packer.push(record)?;
+        }
+        for body in packer.finish() {
+            if self.next - self.header.base_blocks >= self.header.log_blocks() {
+                let id = AreaId { generation: self.header.id.generation + 1, ..self.header.id };
+                let runs = self.header.runs.clone();
+                *self = Self::compact(disk, id, self.group, &runs, known).await?;
+            }
+            let at = self
+                .header
+                .block(self.next)
+                .ok_or_else(|| Error::corrupt("the registry's log has outgrown its area"))?;
+            let (block, crc) = area::encode_block(
+                Kind::AreaLog,
+                at,
+                self.header.id,
+                self.next,
+                self.predecessor,
+                &body,
+                disk.salt(),
+            );
+            disk.write_physical(at, block, true).await.context(|| "writing the registry's log")?;
+            self.predecessor = crc;
+            self.next += 1;
+        }
+        for record in records {
+            known.apply(record);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn id(&self) -> AreaId {
+        self.header.id
+    }
+
+    /// Blocks that no compaction may touch now.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.header.runs.iter().chain(&self.previous)
+    }
+}
+
+/// Everything that an area says, the index of its next log block and that block's predecessor.
+pub(crate) async fn load(disk: &Disk, header: &AreaHeader) -> Result<(Known, u32, u32)> {
+    let mut known = Known::default();
+    let mut predecessor = 0;
+    let total = header.base_blocks + header.log_blocks();
+    let mut index = 0;
+    while index < total {
+        let kind = if index < header.base_blocks { Kind::AreaBase } else { Kind::AreaLog };
+        let at = header.block(index).ok_or_else(|| Error::corrupt("area run"))?;
+        let bytes: Buffer = disk.read_physical(at).await?;
+        debug_assert_eq!(bytes.len(), BLOCK_SIZE, "whole blocks are read");
+        match area::decode_block(&bytes, kind, at, header.id, index, predecessor, disk.salt()) {
+            Ok((records, crc)) => {
+                records.iter().for_each(|record| known.apply(record));
+                predecessor = crc;
+            }
+            Err(error) if index < header.base_blocks => {
+                return Err(error.context("reading the registry's base"));
+            }
+            Err(_) => break,
+        }
+        index += 1;
+    }
+    // Log blocks are written one after the other, each durable before the next is begun: a valid block behind
+    // an invalid one means that the invalid one was durable.
+    for later in index + 1..(index + 3).min(total) {
+        let at = header.block(later).ok_or_else(|| Error::corrupt("area run"))?;
+        let bytes = disk.read_physical(at).await?;
+        if let Ok(sealed) = parallax_format::seal::open(&bytes, Kind::AreaLog, at, disk.salt())
+            && sealed.sequence == u64::from(later)
+            && sealed.payload.get(..8) == Some(&header.id.epoch.to_le_bytes()[..])
+            && sealed.payload.get(8..16) == Some(&header.id.generation.to_le_bytes()[..])
+        {
+            return Err(Error::corrupt(format!(
+                "block {index} of the registry's log is damaged: a later one proves that it was written; run `parallax check`"
+            )));
+        }
+    }
+    Ok((known, index, predecessor))
+}
+
+/// Finds `want` blocks (at least `least`) in system extents outside of `old`.
+fn allocate(disk: &Disk, known: &Known, old: &[Run], want: u32, least: u32) -> Option<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut got = 0;
+    for extent in known.extents.values().filter(|extent| extent.kind == ExtentKind::System) {
+        let start = disk.superblock.extent_start(extent.position);
+        let end = start + u64::from(disk.superblock.extent_blocks);
+        let mut at = start;
+        while at < end && got < want && runs.len() < area::RUNS_MAX {
+            if let Some(taken) =
+                old.iter().find(|run| run.start <= at && at < run.start + u64::from(run.blocks))
+            {
+                at = taken.start + u64::from(taken.blocks);
+                continue;
+            }
+            let limit = old.iter().map(|run| run.start).filter(|run| *run > at).min().unwrap_or(end).min(end);
+            let blocks = (limit - at).min(u64::from(want - got)) as u32;
+            runs.push(Run { start: at, blocks });
+            got += blocks;
+            at += u64::from(blocks);
+        }
+    }
+    (got >= least).then_some(runs)
+}

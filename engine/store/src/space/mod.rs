@@ -1,0 +1,395 @@
+//! Who may use which block: claimed extents, their bitmaps, runs taken from them.
+//!
+//! Lifecycle of a block:
+//!
+//! ```text
+//! free -> taken (bit set in memory) -> marked (bitmap written) -> used -> durable (a flush, then a record names it)
+//!      <- given back (never named) ------------------------------'
+//!      <- freed (no durable tree, root slot, journal or reader names it any more) <-------------------'
+//! ```
+//!
+//! Invariants:
+//! * A run is marked on the device before the first write to it begins; the flush before the record that names
+//!   it makes the mark durable.
+//! * Bits go back to free only through [`Space::give_back`] (never named) and [`Space::free`] (proved unnamed).
+//! * Data never takes the last extents: a reserve stays for metadata, so that deletes, checkpoints and
+//!   garbage collection always find room.
+
+mod candidates;
+mod extent;
+
+pub(crate) use candidates::Candidates;
+pub(crate) use extent::ExtentMap;
+
+use crate::disk::Disk;
+use parallax_block::{Error, ErrorKind, Result};
+use parallax_format::{BlockAddress, ExtentId, bitmap, record::ExtentKind};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::sync::Mutex as AsyncMutex;
+
+/// Neighbouring blocks of one extent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) start: BlockAddress,
+    pub(crate) count: u32,
+}
+
+impl Run {
+    /// Takes up to `count` blocks from the front.
+    pub(crate) fn split_front(&mut self, count: u32) -> Option<Self> {
+        let count = count.min(self.count);
+        if count == 0 {
+            return None;
+        }
+        let front = Self { start: self.start, count };
+        self.count -= count;
+        // The last block of an extent has no successor; an empty run keeps its start.
+        if let Some(next) = self.start.offset(count) {
+            self.start = next;
+        }
+        Some(front)
+    }
+}
+
+/// Claims extents from the catalogue; given by the pool.
+pub(crate) trait Claim: Send + Sync {
+    /// Claims a free extent for `kind`; `OutOfSpace` if there is none to be had.
+    fn claim(&self, kind: ExtentKind) -> parallax_block::BoxFuture<'_, Result<()>>;
+}
+
+pub(crate) struct Space {
+    disk: Arc<Disk>,
+    incarnation: u64,
+    inner: Mutex<Inner>,
+    /// One writer of bitmap blocks at a time.
+    writing: AsyncMutex<()>,
+}
+
+#[derive(Default)]
+struct Inner {
+    extents: BTreeMap<ExtentId, ExtentMap>,
+    candidates: Option<Candidates>,
+    /// Freed while a garbage collection reads trees: given back when it ends.
+    postponed: Vec<Run>,
+    /// Cut loose, and being discarded on the device before they can be allocated again.
+    trimming: Vec<Run>,
+    /// Rises when a cycle begins and when its sweep begins.
+    stamp: Stamp,
+}
+
+/// When a block was cut loose, in terms of garbage collections. Whoever frees a block proves with its stamp that
+/// no sweep can have freed it already; otherwise the block is left to garbage collection, which alone knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp(u64);
+
+/// Blocks, by kind.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) data_free: u64,
+    pub(crate) data_used: u64,
+    pub(crate) metadata_free: u64,
+    pub(crate) metadata_used: u64,
+}
+
+impl Space {
+    pub(crate) fn new(disk: Arc<Disk>, incarnation: u64) -> Self {
+        Self { disk, incarnation, inner: Mutex::default(), writing: AsyncMutex::default() }
+    }
+
+    /// Takes charge of an extent.
+    pub(crate) fn add(&self, map: ExtentMap) {
+        self.inner.lock().extents.insert(map.extent, map);
+    }
+
+    /// Lets go of extents in which nothing is allocated, keeping `keep` of each kind; returns them.
+    pub(crate) fn release_empty(&self, keep: usize) -> Vec<ExtentId> {
+        let mut inner = self.inner.lock();
+        let mut released = Vec::new();
+        for kind in [ExtentKind::Data, ExtentKind::Metadata] {
+            let empty: Vec<ExtentId> = inner
+                .extents
+                .values()
+                .filter(|map| map.kind == kind && map.free() == map.usable())
+                .map(|map| map.extent)
+                .collect();
+            released.extend(empty.into_iter().skip(keep));
+        }
+        for extent in &released {
+            inner.extents.remove(extent);
+        }
+        released
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for map in self.inner.lock().extents.values() {
+            let (free, used) = (u64::from(map.free()), u64::from(map.usable() - map.free()));
+            match map.kind {
+                ExtentKind::Data => {
+                    totals.data_free += free;
+                    totals.data_used += used;
+                }
+                ExtentKind::Metadata => {
+                    totals.metadata_free += free;
+                    totals.metadata_used += used;
+                }
+                ExtentKind::System => {}
+            }
+        }
+        totals
+    }
+
+    /// Takes `least` to `want` neighbouring blocks of `kind` from claimed extents; marks them in memory only.
+    fn try_take(&self, kind: ExtentKind, want: u32, least: u32, near: Option<BlockAddress>) -> Option<Run> {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let mut order: Vec<ExtentId> = Vec::new();
+        order.extend(near.map(|near| near.extent()));
+        // Partly filled extents first, so that empty ones can be given back.
+        let mut rest: Vec<(u32, ExtentId)> = inner
+            .extents
+            .values()
+            .filter(|map| map.kind == kind)
+            .map(|map| (map.free(), map.extent))
+            .collect();
+        rest.sort_unstable();
+        order.extend(rest.into_iter().map(|(_, extent)| extent));
+        let mut best: Option<Run> = None;
+        for goal in [want, least] {
+            for extent in &order {
+                let Some(map) = inner.extents.get_mut(extent) else { continue };
+                if map.kind != kind {
+                    continue;
+                }
+                let from = near.filter(|near| near.extent() == *extent).map(BlockAddress::block);
+                if let Some((begin, count)) = map.take(want, goal, from) {
+                    let start = BlockAddress::new(*extent, begin).expect("bitmaps cover their extent");
+                    if let Some(candidates) = &mut inner.candidates {
+                        candidates.clear(start, count);
+                    }
+                    best = Some(Run { start, count });
+                    break;
+                }
+            }
+            if best.is_some() || goal == least {
+                break;
+            }
+        }
+        best
+    }
+
+    /// Takes `least` to `want` neighbouring blocks and marks them on the device.
+    ///
+    /// Fails with `OutOfSpace` if neither the claimed extents nor the pool have room.
+    pub(crate) async fn take(
+        &self,
+        claim: &dyn Claim,
+        kind: ExtentKind,
+        want: u32,
+        least: u32,
+        near: Option<BlockAddress>,
+    ) -> Result<Run> {
+        // Twice at the most: another may take what was claimed, but then the pool has shrunk for both.
+        for _ in 0..64 {
+            if let Some(run) = self.try_take(kind, want, least, near) {
+                self.mark(&[run]).await?;
+                return Ok(run);
+            }
+            claim.claim(kind).await?;
+        }
+        Err(Error::new(
+            ErrorKind::OutOfSpace,
+            "the pool has no room left; delete volumes or snapshots, run `parallax gc`, or enlarge the pool",
+        ))
+    }
+
+    /// Takes `count` single blocks of metadata, in as few runs as possible, and marks them on the device.
+    pub(crate) async fn take_nodes(&self, claim: &dyn Claim, count: usize) -> Result<Vec<BlockAddress>> {
+        let mut runs = Vec::new();
+        let mut left = count as u32;
+        while left > 0 {
+            match self.try_take(ExtentKind::Metadata, left, 1, None) {
+                Some(run) => {
+                    left -= run.count;
+                    runs.push(run);
+                }
+                None => {
+                    if let Err(error) = claim.claim(ExtentKind::Metadata).await {
+                        self.give_back(&runs);
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        self.mark(&runs).await?;
+        Ok(runs.iter().flat_map(|run| (0..run.count).filter_map(|at| run.start.offset(at))).collect())
+    }
+
+    /// Writes the bitmap blocks that cover `runs`, unless a copy on the device already shows them.
+    async fn mark(&self, runs: &[Run]) -> Result<()> {
+        let mut wanted: Vec<(ExtentId, u32)> = runs
+            .iter()
+            .flat_map(|run| {
+                let last = run.start.block() + run.count - 1;
+                (run.start.block() / bitmap::BITS..=last / bitmap::BITS)
+                    .map(|part| (run.start.extent(), part))
+            })
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.write_parts(wanted).await
+    }
+
+    /// Writes every bitmap block that lags behind.
+    pub(crate) async fn write_lagging(&self) -> Result<()> {
+        let wanted = {
+            let inner = self.inner.lock();
+            inner.extents.values().flat_map(|map| map.lagging().map(|part| (map.extent, part))).collect()
+        };
+        self.write_parts(wanted).await
+    }
+
+    async fn write_parts(&self, wanted: Vec<(ExtentId, u32)>) -> Result<()> {
+        let versions: Vec<u64> = {
+            let inner = self.inner.lock();
+            let version = |(extent, part): &(ExtentId, u32)| {
+                inner.extents.get(extent).map_or(0, |map| map.parts[*part as usize].version)
+            };
+            wanted.iter().map(version).collect()
+        };
+        let _writing = self.writing.lock().await;
+        for ((extent, part), version) in wanted.into_iter().zip(versions) {
+            let next = {
+                let inner = self.inner.lock();
+                inner
+                    .extents
+                    .get(&extent)
+                    .filter(|map| map.parts[part as usize].written < version)
+                    .map(|map| map.snapshot(part, self.incarnation))
+            };
+            let Some((at, block, sequence, version)) = next else { continue };
+            self.disk.write_blocks(at, block.encode(at, sequence, self.disk.salt()), false).await?;
+            if let Some(map) = self.inner.lock().extents.get_mut(&extent) {
+                let part = &mut map.parts[part as usize];
+                part.sequence = sequence;
+                part.written = version;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks blocks that replay found in use, whatever the bitmap says.
+    pub(crate) fn adopt(&self, run: Run) {
+        if let Some(map) = self.inner.lock().extents.get_mut(&run.start.extent()) {
+            map.set(run.start.block(), run.count);
+        }
+    }
+
+    /// Returns blocks that nothing on the device has ever named.
+    pub(crate) fn give_back(&self, runs: &[Run]) {
+        self.inner.lock().release(runs);
+    }
+
+    /// The stamp for what is cut loose from now on.
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.inner.lock().stamp
+    }
+
+    /// Returns blocks that nothing names any more and that were cut loose at `since` or later. While a garbage
+    /// collection reads trees, metadata is kept until it ends.
+    pub(crate) fn free(&self, runs: &[Run], since: Stamp) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        if since != inner.stamp {
+            return;
+        }
+        for run in runs {
+            let metadata =
+                inner.extents.get(&run.start.extent()).is_some_and(|map| map.kind == ExtentKind::Metadata);
+            if let Some(candidates) = &mut inner.candidates
+                && metadata
+            {
+                candidates.clear(run.start, run.count);
+                inner.postponed.push(*run);
+            } else {
+                inner.release(&[*run]);
+            }
+        }
+    }
+
+    /// Takes blocks that nothing names any more out of reach of garbage collection, still allocated. Empty if one
+    /// has begun since they were cut loose.
+    pub(crate) fn hold(&self, runs: &[Run], since: Stamp) -> Vec<Run> {
+        let mut inner = self.inner.lock();
+        if since != inner.stamp {
+            return Vec::new();
+        }
+        if let Some(candidates) = &mut inner.candidates {
+            runs.iter().for_each(|run| candidates.clear(run.start, run.count));
+        }
+        inner.trimming.extend_from_slice(runs);
+        runs.to_vec()
+    }
+
+    /// Frees what [`Self::hold`] or [`Self::sweep`] gave.
+    pub(crate) fn release_held(&self, runs: &[Run]) {
+        let mut inner = self.inner.lock();
+        inner.trimming.retain(|held| !runs.contains(held));
+        inner.release(runs);
+    }
+
+    /// Begins a garbage collection: everything that is allocated now is a candidate.
+    pub(crate) fn begin_cycle(&self) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.candidates.is_some() {
+            return false;
+        }
+        inner.stamp.0 += 1;
+        let mut candidates = Candidates::of(inner.extents.values(), self.disk.superblock.extent_blocks);
+        inner.trimming.iter().for_each(|run| candidates.clear(run.start, run.count));
+        inner.candidates = Some(candidates);
+        true
+    }
+
+    /// Looks at the candidates of the cycle under way.
+    pub(crate) fn with_candidates<T>(&self, work: impl FnOnce(&mut Candidates) -> T) -> Option<T> {
+        self.inner.lock().candidates.as_mut().map(work)
+    }
+
+    /// From here on candidates are freed: nobody else frees what was cut loose before.
+    pub(crate) fn begin_sweep(&self) {
+        self.inner.lock().stamp.0 += 1;
+    }
+
+    /// Ends the cycle without freeing candidates.
+    pub(crate) fn end_cycle(&self) {
+        let mut inner = self.inner.lock();
+        inner.candidates = None;
+        let postponed = std::mem::take(&mut inner.postponed);
+        inner.release(&postponed);
+    }
+
+    /// Takes what is still a candidate in the next extent after `after`; the caller gives it to
+    /// [`Self::release_held`] when the device has been told.
+    pub(crate) fn sweep(&self, after: Option<ExtentId>) -> Option<(ExtentId, Vec<Run>, ExtentKind)> {
+        let mut inner = self.inner.lock();
+        let (extent, runs) = inner.candidates.as_mut()?.take_next(after)?;
+        let kind = inner.extents.get(&extent)?.kind;
+        inner.trimming.extend_from_slice(&runs);
+        Some((extent, runs, kind))
+    }
+}
+
+impl Inner {
+    fn release(&mut self, runs: &[Run]) {
+        for run in runs {
+            if let Some(map) = self.extents.get_mut(&run.start.extent()) {
+                map.clear(run.start.block(), run.count);
+            }
+            if let Some(candidates) = &mut self.candidates {
+                candidates.clear(run.start, run.count);
+            }
+        }
+    }
+}

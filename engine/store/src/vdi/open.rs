@@ -1,0 +1,401 @@
+//! Opens a VDI: finds its state, replays, begins a new epoch.
+//!
+//! ```text
+//! registry record --> slots of its grant --> newest root --> journal --> tail --> state in memory
+//!      new grant (logged) unless this incarnation holds one --> open + 1
+//!      checkpoint into both new slots, with {previous epoch, last group, evidence}
+//!      then only: old slots and old journal are released, I/O begins
+//! ```
+//!
+//! An epoch without a valid slot never existed: a crash before the first of the two leaves the old state.
+
+use super::{
+    Mapping, Mode, Roots, VdiCore,
+    journal::{Group, JournalWriter},
+    lookup::Finder,
+    replay::{self, Slots},
+    tail::{self, TailWriter},
+    write::{Placed, map_run},
+};
+use crate::{
+    VdiId,
+    pool::PoolCore,
+    space::Run,
+    tree::{Missing, Tree},
+};
+use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result};
+use parallax_format::{
+    Entry,
+    journal::{JournalRecord, SEGMENT_BLOCKS},
+    node::{TABLE_LEVEL, depth_for},
+    record::{ExtentKind, Grant, VdiRecord},
+    root::{Epoch, Evidence, SLOTS, TreeRoot},
+};
+use parking_lot::RwLock;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// State that was found, before any epoch of ours.
+struct Adopted {
+    mapping: Mapping,
+    number: u64,
+    group: u64,
+    record: u64,
+    previous: Option<(Epoch, u64)>,
+    evidence: Evidence,
+    /// Journal of the epoch before; freed once ours has begun.
+    segments: Vec<Run>,
+    /// Tail of the epoch before.
+    tail: Option<Epoch>,
+    /// Grant under which the state was found.
+    grant: Option<Grant>,
+}
+
+/// Opens `id` for this incarnation.
+pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>> {
+    let record = pool.record(id)?;
+    let adopted = adopt(pool, &record).await?;
+    let (epoch, slots) = begin_epoch(pool, &record, &adopted).await?;
+    let pool_ref = pool.clone();
+    let journal =
+        JournalWriter::begin(&pool.space, &**pool, record.id, epoch, adopted.group + 1, adopted.record)
+            .await?;
+    let table = Tree::new(adopted.mapping.table, TABLE_LEVEL, &pool.dirty);
+    let replay = journal.position()?;
+    let Adopted {
+        mapping,
+        number,
+        previous,
+        evidence,
+        segments,
+        tail: old_tail,
+        grant,
+        record: next_record,
+        ..
+    } = adopted;
+    let core = Arc::new_cyclic(|me| VdiCore {
+        me: me.clone(),
+        pool: pool_ref,
+        id,
+        logical_block: record.logical_block,
+        mapping: RwLock::new(mapping),
+        locks: Arc::default(),
+        runs: super::Runs::default(),
+        journal: journal.into(),
+        commits: Arc::default(),
+        checkpoints: Arc::default(),
+        roots: Roots {
+            epoch,
+            slots,
+            number,
+            table,
+            waiting: Vec::new(),
+            waiting_since: pool.space.stamp(),
+            replay,
+            previous,
+            evidence,
+        }
+        .into(),
+    });
+    // Both slots, before the first I/O.
+    for _ in 0..2 {
+        if let Err(error) = core.checkpoint_round(Mode::Always).await {
+            core.stop("it could not be opened");
+            pool.space.give_back(&core.journal.lock().await.abandon());
+            return Err(error.context(format!("opening volume '{}'", record.name)));
+        }
+    }
+    let writer = TailWriter::create(
+        &*pool.environment.tails,
+        pool.disk.superblock.uuid,
+        record.id,
+        epoch,
+        next_record,
+        pool.disk.salt(),
+    )?;
+    core.mapping.write().tail = Some(writer);
+    if let Some(old) = old_tail {
+        let key = tail::key(pool.disk.superblock.uuid, record.id, old);
+        pool.environment.tails.remove(&key)?;
+    }
+    // Nothing names the epoch before any more.
+    let now = pool.space.stamp();
+    pool.space.free(&segments, now);
+    if pool.record(id)?.previous.is_some() {
+        pool.update(id, |record| {
+            record.previous = None;
+            Ok(())
+        })
+        .await?;
+    }
+    if let Some(old) = grant.filter(|old| old.slots != slots) {
+        pool.space.free(&[Run { start: old.slots, count: SLOTS }], now);
+    }
+    tracing::debug!(vdi = %id, %epoch, ?evidence, "opened");
+    Ok(core)
+}
+
+/// The epoch's number and its slots.
+async fn begin_epoch(
+    pool: &Arc<PoolCore>,
+    record: &VdiRecord,
+    adopted: &Adopted,
+) -> Result<(Epoch, parallax_format::BlockAddress)> {
+    let ours =
+        record.grant.filter(|grant| grant.incarnation == pool.incarnation && adopted.grant == Some(*grant));
+    if let Some(grant) = ours {
+        let open = adopted.previous.map_or(0, |(epoch, _)| epoch.open);
+        return Ok((Epoch { grant: grant.number, open: open + 1 }, grant.slots));
+    }
+    let run = pool.space.take(&**pool, ExtentKind::Metadata, SLOTS, SLOTS, None).await?;
+    let number = record.grant.map_or(0, |grant| grant.number) + 1;
+    let grant = Grant { number, incarnation: pool.incarnation, slots: run.start };
+    // Number 0 says: before this grant, the initial root counts.
+    let before = adopted.grant.unwrap_or(Grant { number: 0, incarnation: 0, slots: run.start });
+    let granted = pool
+        .update(VdiId(record.id), |record| {
+            record.grant = Some(grant);
+            record.previous = Some(before);
+            Ok(())
+        })
+        .await;
+    if let Err(error) = granted {
+        pool.space.give_back(&[run]);
+        return Err(error);
+    }
+    Ok((Epoch { grant: number, open: 1 }, run.start))
+}
+
+async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
+    let disk = &pool.disk;
+    let Some(Slots { grant, newest, durable_group, .. }) = replay::state(disk, record).await? else {
+        let depth = record.initial.depth.max(1);
+        let root = TreeRoot { link: record.initial.root.with_ro(), depth };
+        let mut mapping = mapping(pool, root, TreeRoot { link: Entry::HOLE, depth: 1 }, record.size);
+        mapping.resize(record.size);
+        return Ok(Adopted {
+            mapping,
+            number: 0,
+            group: 0,
+            record: 1,
+            previous: None,
+            evidence: Evidence::First,
+            segments: Vec::new(),
+            tail: None,
+            grant: None,
+        });
+    };
+    let mut state = mapping(pool, newest.map, newest.table, newest.size);
+    state.next_snapshot = newest.next_snapshot;
+    state.parent_snapshot = newest.parent_snapshot;
+    state.snapshots = newest.snapshots;
+    let (mut group, mut next_record) = (newest.replay.group - 1, newest.replay.record);
+    let mut segments = Vec::new();
+    if !newest.released {
+        let journal = replay::replay(disk, record.id, newest.epoch, newest.replay, durable_group).await?;
+        (group, next_record) = (journal.last_group, journal.next_record);
+        segments =
+            journal.segments.iter().map(|start| Run { start: *start, count: SEGMENT_BLOCKS }).collect();
+        apply(pool, &mut state, journal.records).await?;
+        let tail = tail::read(
+            &*pool.environment.tails,
+            disk.superblock.uuid,
+            record.id,
+            newest.epoch,
+            next_record,
+            disk.salt(),
+        )?;
+        match tail {
+            Some(records) => {
+                next_record += records.len() as u64;
+                apply(pool, &mut state, records).await?;
+            }
+            None => tracing::debug!(vdi = %record.id, "no tail of this boot: unflushed writes are gone"),
+        }
+    }
+    // Members of a set that was never named were never promised to anybody.
+    let unnamed: Vec<u64> = state
+        .pending
+        .values()
+        .filter(|pending| !pool.is_named(pending.set, VdiId(record.id), pending.number))
+        .map(|pending| pending.number)
+        .collect();
+    for number in unnamed {
+        state.delete_snapshot(number);
+    }
+    let evidence = if newest.released { Evidence::Released } else { pool.evidence };
+    if !evidence.proves_quiet() {
+        state.map.share();
+    }
+    state.next_record = next_record;
+    state.durable_record = next_record;
+    state.group = Group { first: next_record, records: Vec::new() };
+    // Superseded nodes of the epoch before are left to garbage collection: the older of its slots names them.
+    state.superseded.clear();
+    Ok(Adopted {
+        mapping: state,
+        number: newest.number,
+        group,
+        record: next_record,
+        previous: Some((newest.epoch, group)),
+        evidence,
+        segments,
+        tail: Some(newest.epoch),
+        grant: Some(grant),
+    })
+}
+
+fn mapping(pool: &PoolCore, map: TreeRoot, table: TreeRoot, size: u64) -> Mapping {
+    Mapping {
+        size,
+        map: Tree::new(map, 0, &pool.dirty),
+        table,
+        next_snapshot: 1,
+        parent_snapshot: 0,
+        snapshots: 0,
+        pending: BTreeMap::new(),
+        deleted: BTreeSet::new(),
+        labels: BTreeMap::new(),
+        generations: super::Generations::default(),
+        superseded: Vec::new(),
+        superseded_since: pool.space.stamp(),
+        group: Group { first: 1, records: Vec::new() },
+        freed: Vec::new(),
+        freed_since: pool.space.stamp(),
+        next_record: 1,
+        durable_record: 1,
+        checkpointed_record: 0,
+        tail: None,
+        requests: super::Generations::default(),
+        draining: false,
+        failed: None,
+    }
+}
+
+/// Applies records in order to a state that nobody else sees yet.
+async fn apply(pool: &PoolCore, mapping: &mut Mapping, records: Vec<JournalRecord>) -> Result<()> {
+    let disk = &pool.disk;
+    for record in records {
+        let mut held = Vec::new();
+        loop {
+            let missing = {
+                let finder = Finder::new(disk, std::mem::take(&mut held), true);
+                let find = |link| finder.find(link);
+                match apply_one(pool, mapping, &record, &find) {
+                    Ok(done) => {
+                        done?;
+                        break;
+                    }
+                    Err(missing) => {
+                        held = finder.into_held();
+                        missing
+                    }
+                }
+            };
+            held.push((missing.link, missing.load(disk).await?));
+        }
+    }
+    Ok(())
+}
+
+fn apply_one(
+    pool: &PoolCore,
+    mapping: &mut Mapping,
+    record: &JournalRecord,
+    find: &dyn Fn(Entry) -> Option<Arc<parallax_format::Node>>,
+) -> std::result::Result<Result<()>, Missing> {
+    match record {
+        JournalRecord::Map { lba, count, address } => {
+            if !in_range(mapping, *lba, u64::from(*count)) {
+                return Ok(Err(Error::corrupt(format!(
+                    "a record maps blocks from {lba}, past the volume's end"
+                ))));
+            }
+            let run = Run { start: *address, count: *count };
+            // Other volumes allocate from the same bitmap before this one is opened; its marks are durable
+            // before its record is, but a bitmap that was rebuilt may not know.
+            pool.space.adopt(run);
+            map_run(mapping, Placed { lba: *lba, run }, find)?;
+        }
+        JournalRecord::Unmap { lba, count } => {
+            if !in_range(mapping, *lba, *count) {
+                return Ok(Err(Error::corrupt(format!(
+                    "a record unmaps blocks from {lba}, past the volume's end"
+                ))));
+            }
+            // What this cuts loose may be another volume's by now: only garbage collection can tell.
+            let mut dropped = Vec::new();
+            mapping.map.clear(*lba..lba + count, find, &mut mapping.superseded, &mut dropped, &mut |_| {})?;
+        }
+        JournalRecord::Snapshot { number, taken_ms, filesystem, set, label } => {
+            if *number != mapping.next_snapshot {
+                return Ok(Err(Error::corrupt(format!(
+                    "a record cuts snapshot {number} where {} is next",
+                    mapping.next_snapshot
+                ))));
+            }
+            mapping.cut(*taken_ms, *filesystem, *set, label.clone());
+        }
+        JournalRecord::SnapshotDeleted { number } => mapping.delete_snapshot(*number),
+        JournalRecord::SnapshotLabel { number, label } => mapping.label_snapshot(*number, label),
+        JournalRecord::Resize { size } => {
+            let blocks = size / BLOCK_SIZE as u64;
+            if *size < mapping.size || depth_for(blocks) > parallax_format::node::DEPTH_MAX {
+                return Ok(Err(Error::new(ErrorKind::Corrupt, "a record shrinks the volume")));
+            }
+            mapping.resize(*size);
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn in_range(mapping: &Mapping, lba: u64, count: u64) -> bool {
+    lba.checked_add(count).is_some_and(|end| end <= mapping.size.div_ceil(BLOCK_SIZE as u64))
+}
+
+impl VdiCore {
+    /// Ends the epoch in order: everything acknowledged is durable and nothing follows. Later I/O fails.
+    pub(crate) async fn release(self: &Arc<Self>) -> Result<()> {
+        let requests = {
+            let mut mapping = self.mapping.write();
+            mapping.draining = true;
+            mapping.requests.close()
+        };
+        requests.drained().await;
+        self.quiesce().await;
+        if let Some(error) = self.failure() {
+            return Err(error);
+        }
+        self.pool.space.give_back(&self.runs.drain());
+        // Twice, so that both slots say so and nothing holds journal or old nodes back.
+        for _ in 0..2 {
+            self.checkpoint_round(Mode::Release).await?;
+        }
+        self.stop("it was detached");
+        let roots = self.roots.lock().await;
+        let segments = self.journal.lock().await.abandon();
+        self.pool.space.free(&segments, self.pool.space.stamp());
+        // The last checkpoint's superseded nodes are named by no slot: both say the same.
+        let mut runs = Vec::new();
+        for link in roots.waiting.iter().filter_map(crate::tree::Superseded::link) {
+            super::discard::collect(&mut runs, link);
+        }
+        self.pool.space.free(&runs, roots.waiting_since);
+        self.mapping.write().tail = None;
+        let key = tail::key(self.pool.disk.superblock.uuid, self.id.0, roots.epoch);
+        self.pool.environment.tails.remove(&key)?;
+        let (size, snapshots) = {
+            let mapping = self.mapping.read();
+            (mapping.size, mapping.snapshots)
+        };
+        self.pool
+            .update(self.id, |record| {
+                record.size = size;
+                record.snapshots = snapshots;
+                Ok(())
+            })
+            .await
+    }
+}

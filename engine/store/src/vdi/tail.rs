@@ -1,0 +1,137 @@
+//! Keeps acknowledged records in memory that outlives the process, until their group is durable.
+//!
+//! The format is in `parallax_format::tail`. The ring is bounded; when it is full, whoever wants to append must
+//! let a commit pass first.
+
+use parallax_block::{Result, Tail, TailStore};
+use parallax_format::{
+    PoolSalt,
+    codec::Reader,
+    journal::JournalRecord,
+    root::Epoch,
+    tail::{self, ENTRY_HEADER, RING, TailHeader},
+};
+use std::collections::VecDeque;
+use uuid::Uuid;
+
+/// Bytes of the ring.
+pub(crate) const CAPACITY: u64 = 1 << 20;
+
+pub(crate) struct TailWriter {
+    tail: Box<dyn Tail>,
+    salt: PoolSalt,
+    header: TailHeader,
+    /// Which of the two headers was written last.
+    turn: u64,
+    /// Ring offset behind the last entry.
+    end: u64,
+    /// Record number and ring offset of every entry that still counts.
+    entries: VecDeque<(u64, u64)>,
+}
+
+/// Name of the tail of one epoch.
+pub(crate) fn key(pool: Uuid, vdi: Uuid, epoch: Epoch) -> String {
+    format!("{}-{}-{:x}", pool.simple(), vdi.simple(), epoch.to_bits())
+}
+
+impl TailWriter {
+    /// An empty tail whose first entry will be `record`.
+    pub(crate) fn create(
+        store: &dyn TailStore,
+        pool: Uuid,
+        vdi: Uuid,
+        epoch: Epoch,
+        record: u64,
+        salt: PoolSalt,
+    ) -> Result<Self> {
+        let tail = store.create(&key(pool, vdi, epoch))?;
+        let header = TailHeader { boot: store.boot_id(), vdi, epoch, start: 0, record };
+        let mut writer = Self { tail, salt, header, turn: 0, end: 0, entries: VecDeque::new() };
+        writer.write_header()?;
+        Ok(writer)
+    }
+
+    fn write_header(&mut self) -> Result<()> {
+        self.tail.write_at(self.turn % 2 * 64, &self.header.encode(self.salt))?;
+        self.turn += 1;
+        Ok(())
+    }
+
+    /// Whether `bytes` of records fit now.
+    pub(crate) fn has_room(&self, bytes: usize, records: usize) -> bool {
+        let need = (bytes + records * (ENTRY_HEADER + 8)) as u64;
+        self.end - self.header.start + need <= CAPACITY
+    }
+
+    /// Appends a record. The caller has asked [`Self::has_room`].
+    pub(crate) fn append(&mut self, record: u64, bytes: &[u8]) -> Result<()> {
+        let entry = tail::encode_entry(record, self.header.epoch, bytes, self.salt);
+        let at = self.end % CAPACITY;
+        let first = entry.len().min((CAPACITY - at) as usize);
+        self.tail.write_at(RING + at, &entry[..first])?;
+        if first < entry.len() {
+            self.tail.write_at(RING, &entry[first..])?;
+        }
+        self.entries.push_back((record, self.end));
+        self.end += entry.len() as u64;
+        Ok(())
+    }
+
+    /// Lets go of every record before `record`: they are durable.
+    pub(crate) fn release(&mut self, record: u64) -> Result<()> {
+        while self.entries.front().is_some_and(|(number, _)| *number < record) {
+            self.entries.pop_front();
+        }
+        self.header.start = self.entries.front().map_or(self.end, |(_, offset)| *offset);
+        self.header.record = record;
+        self.write_header()
+    }
+}
+
+/// Records of a tail from `record` on, in order. `None` if the tail is missing, of another boot or epoch,
+/// damaged, or begins behind `record`: then nothing of it may be used.
+pub(crate) fn read(
+    store: &dyn TailStore,
+    pool: Uuid,
+    vdi: Uuid,
+    epoch: Epoch,
+    record: u64,
+    salt: PoolSalt,
+) -> Result<Option<Vec<JournalRecord>>> {
+    let Some(bytes) = store.load(&key(pool, vdi, epoch))? else { return Ok(None) };
+    let header = [0usize, 64]
+        .iter()
+        .filter_map(|at| TailHeader::decode(bytes.get(*at..at + 64)?, salt).ok())
+        .filter(|header| header.boot == store.boot_id() && header.vdi == vdi && header.epoch == epoch)
+        .max_by_key(|header| (header.record, header.start));
+    let Some(header) = header.filter(|header| header.record <= record) else { return Ok(None) };
+    let mut ring = bytes.get(RING as usize..).unwrap_or_default().to_vec();
+    ring.resize(CAPACITY as usize, 0);
+    // Unrolled once, so that an entry that wraps around is in one piece.
+    ring.rotate_left((header.start % CAPACITY) as usize);
+    let mut left = &ring[..];
+    let mut number = header.record;
+    let mut records = Vec::new();
+    while let Some((body, length)) = tail::decode_entry(left, number, epoch, salt) {
+        if number >= record {
+            let mut reader = Reader::new(body, "tail entry");
+            records.push(JournalRecord::decode(&mut reader)?);
+        }
+        number += 1;
+        left = &left[length.min(left.len())..];
+    }
+    // The tail must reach back to the journal's end without a gap.
+    Ok((number >= record).then_some(records))
+}
+
+/// The same for a VDI that garbage collection looks at; nothing if the tail cannot be used.
+pub(crate) fn tail_runs(
+    pool: &crate::pool::PoolCore,
+    vdi: Uuid,
+    epoch: Epoch,
+    record: u64,
+) -> Result<Vec<JournalRecord>> {
+    let superblock = &pool.disk.superblock;
+    let records = read(&*pool.environment.tails, superblock.uuid, vdi, epoch, record, superblock.salt)?;
+    Ok(records.unwrap_or_default())
+}
