@@ -74,6 +74,25 @@ fn tasks_that_yield_take_turns() {
 }
 
 #[test]
+fn no_wake_up_is_lost_between_threads() {
+    for (first, second) in [(IoMode::Uring, IoMode::Uring), (IoMode::Uring, IoMode::Threads)] {
+        let start = |io| Reactor::start("ping", ReactorOptions { io, ..ReactorOptions::default() }).unwrap();
+        let (first, second) = (start(first), start(second));
+        let away = second.clone();
+        let sum = first.run(async move {
+            let mut sum = 0;
+            for round in 0..20_000u64 {
+                sum += away.run(async move { round }).await.unwrap();
+            }
+            sum
+        });
+        assert_eq!(first.block_on(sum).unwrap().unwrap(), 20_000 * 19_999 / 2);
+        first.shutdown();
+        second.shutdown();
+    }
+}
+
+#[test]
 fn sleeps_end_in_order_of_their_deadlines() {
     on_both(|reactor| {
         let (tell, told) = mpsc::channel();

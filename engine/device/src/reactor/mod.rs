@@ -199,7 +199,7 @@ pub struct Reactor;
 impl Reactor {
     /// Starts a named thread with an executor. Names longer than 15 bytes are cut by the kernel.
     pub fn start(name: &str, options: ReactorOptions) -> Result<ReactorHandle> {
-        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
             .map_err(std::io::Error::from)
             .context(|| "creating an eventfd")?;
         let shared = Arc::new(Shared {

@@ -160,7 +160,7 @@ impl Poller {
         let ready =
             keys.into_iter().enumerate().filter(|(index, _)| fired(index + 2)).map(|(_, key)| key).collect();
         let mut counter = [0; 8];
-        // Both are non-blocking; an empty counter is as good as a read one.
+        // Nobody else reads them, so what is ready does not block; the timer is non-blocking besides.
         if woken {
             let _ = rustix::io::read(&self.wake, &mut counter);
         }

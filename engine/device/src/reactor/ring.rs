@@ -6,6 +6,11 @@
 //!   when the table grows.
 //! * The ring is dropped only after [`Ring::drain`]; if that fails, the table is leaked instead of freed.
 //! * At most `in_flight_max` requests are with the kernel; the completion queue has room for all of them.
+//!
+//! Files and buffers are not registered. At queue depth 32, looking the file up takes 0.5 % of this thread's time
+//! and pinning pages 3 %; registered buffers would have to come from one arena per ring, which callers on other
+//! threads cannot know. Nor does the thread wait for several completions at once: it saved no processor time per
+//! request and cost a tenth of the throughput.
 
 use super::backend::{Finished, Wait};
 use crate::{
