@@ -290,7 +290,19 @@ pub(super) async fn set_filesystem(
 pub(super) async fn publish(core: &Core, request: v1::PublishVolumeRequest) -> Result<v1::Volume, Status> {
     let wanted = convert::publication_from(request.publication).map_err(to_status)?;
     let id = core.resolve(request.volume)?.id;
-    change_publications(core, id, |present| publish_in(present, &wanted)).await
+    let host = core.engine.host();
+    change_publications(core, id, |present| {
+        let next = publish_in(present, &wanted)?;
+        // This daemon is the pool's only host: no other node could attach it.
+        if next.is_some() && wanted.node != *host {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("no node '{}' has joined this pool; its host is '{host}'", wanted.node),
+            ));
+        }
+        Ok(next)
+    })
+    .await
 }
 
 /// The publications with one more, or `None` if it is there already.
