@@ -117,6 +117,17 @@ fn malformed_options_are_answered_and_the_handshake_goes_on() {
 }
 
 #[test]
+fn a_client_that_does_not_ask_for_large_sectors_is_told_to() {
+    let bed = Bed::new(Backing::Ram(4096), Limits::default());
+    let mut stream = greeted(&bed);
+    stream.write_all(&option(7, b"\0\0\0\0\0\0")).unwrap();
+    let mut header = [0; 20];
+    stream.read_exact(&mut header).unwrap();
+    assert_eq!(header[12..16], 0x8000_0008u32.to_be_bytes(), "the block size is required");
+    assert_eq!(bed.server.connections(""), 0, "it has not begun");
+}
+
+#[test]
 fn a_client_that_goes_in_the_middle_of_a_write_changes_nothing() {
     for backing in [Backing::Ram(512), Backing::File(IoMode::Uring), Backing::File(IoMode::Threads)] {
         let bed = Bed::new(backing, Limits::default());

@@ -262,3 +262,57 @@ fn an_unknown_export_is_refused() {
     .replace("\n    ", "\n");
     tool("nbdsh", ["-c", script.trim_start()]);
 }
+
+#[test]
+fn random_requests_agree_with_a_model() {
+    everywhere(|bed| {
+        nbdsh(
+            &bed.uri(""),
+            "
+    import random
+    chance = random.Random(20)
+    size = 4 << 20
+    model = bytearray(size)
+    for step in range(3000):
+        offset = chance.randrange(size // 512) * 512
+        length = min(chance.choice([512, 4096, 12800, 65536, 300032]), size - offset)
+        fua = chance.choice([0, nbd.CMD_FLAG_FUA]) if step % 10 == 0 else 0
+        kind = chance.randrange(5)
+        if kind < 2:
+            data = chance.randbytes(length)
+            h.pwrite(data, offset, fua)
+            model[offset:offset + length] = data
+        elif kind == 2:
+            h.zero(length, offset, fua | chance.choice([0, nbd.CMD_FLAG_NO_HOLE]))
+            model[offset:offset + length] = bytes(length)
+        elif kind == 3:
+            h.trim(length, offset, fua)
+            model[offset:offset + length] = bytes(length)
+        assert h.pread(length, offset) == model[offset:offset + length], step
+    assert h.pread(size, 0) == model
+    ",
+        );
+    });
+}
+
+#[test]
+fn sectors_of_4096_bytes_are_respected() {
+    let bed = Bed::new(Backing::Ram(4096), Limits::default());
+    let (source, copy) = (bed.path("source"), bed.path("copy"));
+    image(&source, 3 << 20, 4);
+    tool("qemu-img", ["convert", "-n", "-f", "raw", "-O", "raw", &text(&source), &bed.uri("")]);
+    tool("nbdcopy", [bed.uri(""), text(&copy)]);
+    tool("cmp", [&source, &copy]);
+    nbdsh(
+        &bed.uri(""),
+        "
+    h.set_strict_mode(0)
+    try:
+        h.pread(512, 512)
+    except nbd.Error as error:
+        assert error.errnum == errno.EINVAL, error.errnum
+    else:
+        assert False
+    ",
+    );
+}
