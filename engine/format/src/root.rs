@@ -128,6 +128,8 @@ pub struct RootSlot {
     pub snapshots: u64,
     /// The snapshot that the block map descends from, or 0.
     pub parent_snapshot: u64,
+    /// Lowest number of a snapshot in the table whose set was not named when this was written, or 0.
+    pub unnamed_from: u64,
     /// Where replay begins.
     pub replay: ReplayPosition,
     /// Last group known durable when this was written.
@@ -156,6 +158,7 @@ impl RootSlot {
         w.u64(self.next_snapshot);
         w.u64(self.snapshots);
         w.u64(self.parent_snapshot);
+        w.u64(self.unnamed_from);
         w.u64(self.replay.segment.to_bits());
         w.u32(self.replay.segment_number);
         w.u32(self.replay.index);
@@ -180,7 +183,8 @@ impl RootSlot {
         let (map_depth, table_depth) = (r.u8()?, r.u8()?);
         let evidence = Evidence::from_byte(r.u8()?)?;
         let released = r.u8()? != 0;
-        let (next_snapshot, snapshots, parent_snapshot) = (r.u64()?, r.u64()?, r.u64()?);
+        let (next_snapshot, snapshots, parent_snapshot, unnamed_from) =
+            (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
         let segment = BlockAddress::from_bits(r.u64()?)
             .ok_or_else(|| Error::corrupt("a root slot names no journal segment"))?;
         let replay = ReplayPosition {
@@ -203,6 +207,7 @@ impl RootSlot {
             next_snapshot,
             snapshots,
             parent_snapshot,
+            unnamed_from,
             replay,
             durable_group,
             previous: (previous != 0).then_some((Epoch::from_bits(previous), adopted)),

@@ -14,17 +14,24 @@ use parallax_block::{
 use parking_lot::Mutex;
 use std::{
     future::{Future, ready},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
 /// An attached VDI: a [`BlockDevice`].
+///
+/// An operation such as a snapshot may keep the VDI open beyond its detachment, so the handle itself admits
+/// nothing more once it is detached, and detaching waits for what was admitted.
 pub struct Vdi {
     core: Arc<VdiCore>,
+    detached: AtomicBool,
 }
 
 impl Vdi {
     pub(crate) fn new(core: Arc<VdiCore>) -> Self {
-        Self { core }
+        Self { core, detached: AtomicBool::new(false) }
     }
 
     /// Identity.
@@ -34,6 +41,10 @@ impl Vdi {
 
     /// Finishes what is under way, checkpoints, releases. Later I/O fails.
     pub async fn detach(&self) -> Result<()> {
+        if self.detached.swap(true, SeqCst) {
+            return Ok(());
+        }
+        self.core.requests_drained().await;
         Pool { core: self.core.pool.clone() }.detach(self.core.id).await
     }
 
@@ -55,14 +66,14 @@ impl BlockDevice for Vdi {
     }
 
     fn read(&self, offset: u64, buffer: Buffer) -> BoxFuture<'_, Completion> {
-        match self.core.admit_request() {
+        match self.core.admit_request(&self.detached) {
             Ok(ticket) => Box::pin(during(ticket, self.core.read(offset, buffer))),
             Err(error) => Box::pin(ready((buffer, Err(error)))),
         }
     }
 
     fn write(&self, offset: u64, buffer: Buffer, options: WriteOptions) -> BoxFuture<'_, Completion> {
-        match self.core.admit_request() {
+        match self.core.admit_request(&self.detached) {
             Ok(ticket) => {
                 let work = during(ticket, self.core.clone().write(offset, buffer, options));
                 Box::pin(Detached::new(self.core.runtime(), work))
@@ -72,14 +83,14 @@ impl BlockDevice for Vdi {
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        match self.core.admit_request() {
+        match self.core.admit_request(&self.detached) {
             Ok(ticket) => Box::pin(during(ticket, self.core.flush())),
             Err(error) => Box::pin(ready(Err(error))),
         }
     }
 
     fn discard(&self, range: ByteRange) -> BoxFuture<'_, Result<()>> {
-        match self.core.admit_request() {
+        match self.core.admit_request(&self.detached) {
             Ok(ticket) => {
                 let work = during(ticket, self.core.clone().discard(range));
                 Box::pin(Detached::new(self.core.runtime(), work))
@@ -89,7 +100,7 @@ impl BlockDevice for Vdi {
     }
 
     fn write_zeroes(&self, range: ByteRange, options: ZeroOptions) -> BoxFuture<'_, Result<()>> {
-        match self.core.admit_request() {
+        match self.core.admit_request(&self.detached) {
             Ok(ticket) => {
                 let work = during(ticket, self.core.clone().write_zeroes(range, options));
                 Box::pin(Detached::new(self.core.runtime(), work))
@@ -99,7 +110,7 @@ impl BlockDevice for Vdi {
     }
 
     fn status(&self, range: ByteRange, extents_max: usize) -> BoxFuture<'_, Result<Vec<StatusExtent>>> {
-        match self.core.admit_request() {
+        match self.core.admit_request(&self.detached) {
             Ok(ticket) => Box::pin(during(ticket, self.core.status(range, extents_max))),
             Err(error) => Box::pin(ready(Err(error))),
         }

@@ -160,12 +160,12 @@ impl PoolCore {
         self.commit(&mut registry, &[Record::Vdi(Box::new(record))]).await
     }
 
-    /// Whether a snapshot with this set was ever promised to somebody.
-    pub(crate) fn is_named(&self, set: Uuid, vdi: VdiId, number: u64) -> bool {
-        set.is_nil()
-            || self.known.read().sets.get(&set).is_some_and(|set| set.members.contains(&(vdi.0, number)))
+    /// Whether the registry names this member of a set.
+    pub(crate) fn is_recorded(&self, set: Uuid, vdi: VdiId, number: u64) -> bool {
+        self.known.read().sets.get(&set).is_some_and(|set| set.members.contains(&(vdi.0, number)))
     }
 
+    /// Whether somebody is taking this set right now.
     pub(crate) fn is_provisional(&self, set: Uuid) -> bool {
         self.provisional.lock().contains(&set)
     }

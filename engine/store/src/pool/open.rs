@@ -2,7 +2,7 @@
 
 use super::{Pool, PoolCore, Registry, create::read_superblock};
 use crate::{
-    Environment, Limits,
+    Environment, Limits, VdiId,
     disk::Disk,
     registry::Area,
     space::{ExtentMap, Space},
@@ -89,6 +89,7 @@ impl Pool {
             collecting: false.into(),
         });
         let pool = Self { core };
+        pool.bury_headless().await.context(|| "finishing deletions that were interrupted")?;
         if !damaged.is_empty() {
             tracing::warn!(
                 blocks = damaged.len(),
@@ -97,6 +98,23 @@ impl Pool {
             pool.collect_garbage(&|_| {}).await.context(|| "rebuilding allocation bitmaps")?;
         }
         Ok(pool)
+    }
+
+    /// Deletes headless VDIs whose last snapshot went just before the registry could say so.
+    async fn bury_headless(&self) -> Result<()> {
+        let headless: Vec<VdiId> =
+            self.core.known().vdis.values().filter(|vdi| vdi.headless).map(|vdi| VdiId(vdi.id)).collect();
+        for id in headless {
+            let snapshots = match self.released_slot(id).await? {
+                Some(slot) => slot.snapshots,
+                None => self.core.with(id, |core| async move { Ok(core.mapping.read().snapshots) }).await?,
+            };
+            if snapshots == 0 {
+                let mut registry = self.core.registry.lock().await;
+                self.core.commit(&mut registry, &[Record::VdiDeleted(id.0)]).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Drains, checkpoints and releases everything. Other handles fail afterwards.

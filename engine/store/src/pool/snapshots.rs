@@ -31,6 +31,26 @@ impl Drop for Pin {
     }
 }
 
+/// A set that is being taken: its members are kept although no record names them yet.
+pub(crate) struct Provisional {
+    pool: Arc<PoolCore>,
+    id: Uuid,
+}
+
+impl Provisional {
+    pub(crate) fn new(pool: &Arc<PoolCore>) -> Self {
+        let id = Uuid::from_u128((pool.environment.entropy)());
+        pool.provisional.lock().insert(id);
+        Self { pool: pool.clone(), id }
+    }
+}
+
+impl Drop for Provisional {
+    fn drop(&mut self) {
+        self.pool.provisional.lock().remove(&self.id);
+    }
+}
+
 impl Pool {
     /// Takes snapshots of one VDI, or of several at one instant. O(1), I/O is never paused. Returns when they are
     /// complete and durable; they are materialised in the background.
@@ -86,19 +106,53 @@ impl Pool {
     }
 
     async fn snapshot_open(&self, request: &TakeSnapshot, cores: &[Arc<VdiCore>]) -> Result<Vec<SnapshotId>> {
-        let named = request.name.is_some() || cores.len() > 1;
-        let set = if named { Uuid::from_u128((self.core.environment.entropy)()) } else { Uuid::nil() };
-        if named {
-            self.core.provisional.lock().insert(set);
+        if request.name.is_none() && cores.len() == 1 {
+            return self.cut_and_commit(request, cores, Uuid::nil()).await;
         }
-        let result = self.snapshot_set(request, cores, set).await;
-        if named {
-            self.core.provisional.lock().remove(&set);
+        let set = Provisional::new(&self.core);
+        let taken = self.cut_and_commit(request, cores, set.id).await?;
+        let name = request.name.as_ref().map_or(String::new(), |name| name.as_str().to_owned());
+        let mut registry = self.core.registry.lock().await;
+        if !name.is_empty() && self.core.known.read().set_names.contains_key(&name) {
+            drop(registry);
+            // Somebody was faster with this name: ours was never promised to anybody.
+            for id in &taken {
+                self.core.with(id.vdi, |core| async move { core.delete_snapshot(id.number).await }).await?;
+            }
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("a snapshot named '{name}' is being taken by another request; ask again"),
+            ));
+        }
+        let members = taken.iter().map(|id| (id.vdi.0, id.number)).collect();
+        self.core.commit(&mut registry, &[Record::Set(SetRecord { id: set.id, name, members })]).await?;
+        Ok(taken)
+    }
+
+    /// The block map of a VDI as it is now, materialised, kept by a snapshot that nobody is told of and that
+    /// does not survive a crash. The caller deletes it by its number.
+    pub(crate) async fn moment(
+        &self,
+        vdi: VdiId,
+        at: Timestamp,
+        set: &Provisional,
+    ) -> Result<SnapshotRecord> {
+        let request = TakeSnapshot { vdis: vec![vdi], label: String::new(), name: None, at };
+        let core = self.core.enter(vdi).await?;
+        let result = async {
+            let taken = self.cut_and_commit(&request, std::slice::from_ref(&core), set.id).await?;
+            core.checkpoint().await?;
+            let number = taken.first().map_or(0, |id| id.number);
+            Ok(core.snapshot(number).await?.record)
+        }
+        .await;
+        if let Err(error) = self.core.leave(vdi).await {
+            tracing::warn!(%vdi, %error, "a volume could not be released in order");
         }
         result
     }
 
-    async fn snapshot_set(
+    async fn cut_and_commit(
         &self,
         request: &TakeSnapshot,
         cores: &[Arc<VdiCore>],
@@ -146,25 +200,6 @@ impl Pool {
             .zip(&cut)
             .map(|(core, (number, _))| SnapshotId { vdi: core.id, number: *number })
             .collect();
-        if !set.is_nil() {
-            let name = request.name.as_ref().map_or(String::new(), |name| name.as_str().to_owned());
-            let members = taken.iter().map(|id| (id.vdi.0, id.number)).collect();
-            let mut registry = self.core.registry.lock().await;
-            if !name.is_empty() && self.core.known.read().set_names.contains_key(&name) {
-                drop(registry);
-                // Somebody was faster with this name: ours was never promised to anybody.
-                for id in &taken {
-                    self.core
-                        .with(id.vdi, |core| async move { core.delete_snapshot(id.number).await })
-                        .await?;
-                }
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!("a snapshot named '{name}' is being taken by another request; ask again"),
-                ));
-            }
-            self.core.commit(&mut registry, &[Record::Set(SetRecord { id: set, name, members })]).await?;
-        }
         for core in cores {
             core.request_checkpoint();
         }
@@ -205,11 +240,16 @@ impl Pool {
             out.extend(
                 listed
                     .into_iter()
-                    .filter(|listed| self.core.is_named(listed.record.set, vdi, listed.record.number))
+                    .filter(|listed| self.is_promised(vdi, &listed.record))
                     .map(|listed| self.describe(vdi, listed)),
             );
         }
         Ok(out)
+    }
+
+    /// Members of a set count from the moment at which the registry names them.
+    fn is_promised(&self, vdi: VdiId, record: &SnapshotRecord) -> bool {
+        record.set.is_nil() || self.core.is_recorded(record.set, vdi, record.number)
     }
 
     async fn listed(&self, vdi: VdiId, after: u64, limit: usize) -> Result<Vec<Listed>> {

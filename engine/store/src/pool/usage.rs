@@ -6,8 +6,8 @@ use crate::{
     disk::Disk,
     vdi::{replay, table},
 };
-use parallax_block::{BLOCK_SIZE, Result};
-use parallax_format::{Entry, root::TreeRoot};
+use parallax_block::{BLOCK_SIZE, ErrorKind, Result};
+use parallax_format::{Entry, record::VdiRecord, root::TreeRoot};
 
 /// A subtree at a place: its link and the level of the node behind it.
 #[derive(Debug, Clone, Copy)]
@@ -80,13 +80,10 @@ impl Pool {
         let mut at = 0;
         while at < family.len() {
             let of = family[at];
-            let related = known.vdis.values().filter(|record| {
-                record.source_snapshot.is_some_and(|(vdi, _)| vdi == of.0)
-                    || known
-                        .vdis
-                        .get(&of.0)
-                        .is_some_and(|me| me.source_snapshot.is_some_and(|(vdi, _)| vdi == record.id))
-            });
+            let origin = |record: &VdiRecord| record.source_snapshot.map(|(vdi, _)| vdi).or(record.source_vdi);
+            let mine = known.vdis.get(&of.0).and_then(origin);
+            let related =
+                known.vdis.values().filter(|record| origin(record) == Some(of.0) || mine == Some(record.id));
             for record in related {
                 if !family.contains(&VdiId(record.id)) {
                     family.push(VdiId(record.id));
@@ -96,10 +93,15 @@ impl Pool {
         }
         let mut others = Vec::new();
         for vdi in family {
-            if let Some(root) = self.durable_map(vdi).await? {
+            let map = match self.durable_map(vdi).await {
+                // Deleted meanwhile: it shares nothing any more.
+                Err(error) if error.kind() == ErrorKind::NotFound && vdi != id.vdi => continue,
+                other => other?,
+            };
+            if let Some(root) = map {
                 others.push(At { link: root.link, level: root.depth - 1 });
             }
-            let Some(table) = self.durable_table(vdi).await? else { continue };
+            let Ok(Some(table)) = self.durable_table(vdi).await else { continue };
             let mut after = 0;
             loop {
                 let records = table::records(&self.core.disk, table, after, 1024).await?;

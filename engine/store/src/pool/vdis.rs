@@ -1,15 +1,15 @@
 //! Creates, deletes, renames, grows, reverts and attaches VDIs.
 
-use super::{Pool, to_format};
+use super::{Pool, snapshots::Provisional, to_format};
 use crate::{
-    CreateVdi, FilesystemState, Name, Publication, SnapshotId, Source, TakeSnapshot, Vdi, VdiId, VdiInfo,
-    vdi::replay,
+    CreateVdi, FilesystemState, Name, Publication, SnapshotId, Source, Vdi, VdiId, VdiInfo, vdi::replay,
 };
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, ResultExt};
 use parallax_format::{
     Entry,
-    node::{DEPTH_MAX, blocks_at_depth, depth_for},
+    node::depth_for,
     record::{Filesystem, InitialRoot, Record, VdiRecord},
+    snapshot::SnapshotRecord,
 };
 use std::sync::{Arc, atomic::Ordering::SeqCst};
 use uuid::Uuid;
@@ -24,6 +24,15 @@ fn check_size(size: u64) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// What a new VDI starts from.
+struct Start {
+    initial: InitialRoot,
+    size: u64,
+    snapshot: Option<SnapshotId>,
+    vdi: Option<VdiId>,
+    filesystem: Filesystem,
 }
 
 impl Pool {
@@ -70,23 +79,22 @@ impl Pool {
                     .size
                     .ok_or_else(|| Error::invalid("an empty volume needs a size, such as --size 10G"))?;
                 let initial = InitialRoot { root: Entry::HOLE, depth: depth_for(size / BLOCK_SIZE as u64) };
-                self.create_from(request, initial, size, None, Filesystem::Blank).await
+                let start = Start { initial, size, snapshot: None, vdi: None, filesystem: Filesystem::Blank };
+                self.create_from(request, start).await
             }
-            Source::Snapshot(snapshot) => self.clone_snapshot(request, snapshot, None).await,
+            Source::Snapshot(snapshot) => {
+                let record = self.materialised(snapshot).await?;
+                let _pin = self.pin(snapshot).await?;
+                self.clone_of(request, &record, Some(snapshot), None).await
+            }
             Source::Vdi(vdi) => {
-                let taken = self
-                    .snapshot(TakeSnapshot {
-                        vdis: vec![vdi],
-                        label: format!("clone {}", request.name).chars().take(32).collect(),
-                        name: None,
-                        at: request.at,
-                    })
-                    .await?;
-                let Some(snapshot) = taken.first().map(|taken| taken.id) else {
-                    return Err(Error::corrupt("a snapshot of one volume gave none"));
-                };
-                let result = self.clone_snapshot(request, snapshot, Some(vdi)).await;
-                self.delete_snapshot(snapshot).await?;
+                if self.core.record(vdi)?.headless {
+                    return Err(Error::new(ErrorKind::NotFound, format!("volume {vdi} has been deleted")));
+                }
+                let set = Provisional::new(&self.core);
+                let moment = self.moment(vdi, request.at, &set).await?;
+                let result = self.clone_of(request, &moment, None, Some(vdi)).await;
+                self.core.with(vdi, |core| async move { core.delete_snapshot(moment.number).await }).await?;
                 result
             }
         }
@@ -102,62 +110,47 @@ impl Pool {
         Ok(())
     }
 
-    async fn clone_snapshot(
+    async fn clone_of(
         &self,
         request: CreateVdi,
-        snapshot: SnapshotId,
-        source: Option<VdiId>,
+        moment: &SnapshotRecord,
+        snapshot: Option<SnapshotId>,
+        vdi: Option<VdiId>,
     ) -> Result<VdiInfo> {
-        let listed = self.materialised(snapshot).await?;
-        let _pin = self.pin(snapshot).await?;
-        let size = request.size.unwrap_or(listed.size);
-        if size < listed.size {
+        let size = request.size.unwrap_or(moment.size);
+        if size < moment.size {
             return Err(Error::invalid(format!(
                 "a clone cannot be smaller than its source: {size} bytes asked, the source has {}",
-                listed.size
+                moment.size
             )));
         }
-        let initial = InitialRoot { root: listed.map.link.with_ro(), depth: listed.map.depth };
-        let filesystem = listed.filesystem;
-        let created = self.create_from(request, initial, size, Some(snapshot), filesystem).await?;
-        if let Some(source) = source {
-            self.core
-                .update(created.id, |record| {
-                    record.source_vdi = Some(source.0);
-                    Ok(())
-                })
-                .await?;
-        }
-        self.vdi(created.id)
+        let start = Start {
+            initial: InitialRoot { root: moment.map.link.with_ro(), depth: moment.map.depth },
+            size,
+            snapshot,
+            vdi,
+            filesystem: moment.filesystem,
+        };
+        self.create_from(request, start).await
     }
 
-    async fn create_from(
-        &self,
-        request: CreateVdi,
-        initial: InitialRoot,
-        size: u64,
-        source: Option<SnapshotId>,
-        filesystem: Filesystem,
-    ) -> Result<VdiInfo> {
-        if blocks_at_depth(DEPTH_MAX) < size / BLOCK_SIZE as u64 {
-            return check_size(u64::MAX).map(|()| unreachable!("no volume has this size"));
-        }
+    async fn create_from(&self, request: CreateVdi, start: Start) -> Result<VdiInfo> {
         let _gate = self.core.gate.read().await;
         self.core.admit(16)?;
         let record = VdiRecord {
             id: Uuid::from_u128((self.core.environment.entropy)()),
             name: request.name.as_str().to_owned(),
-            size,
+            size: start.size,
             logical_block: request.logical_block,
             created_ms: request.at.0,
-            source_snapshot: source.map(|source| (source.vdi.0, source.number)),
-            source_vdi: None,
-            filesystem,
+            source_snapshot: start.snapshot.map(|source| (source.vdi.0, source.number)),
+            source_vdi: start.vdi.map(|vdi| vdi.0),
+            filesystem: start.filesystem,
             headless: false,
             snapshots: 0,
             publications: Vec::new(),
             attributes: request.attributes,
-            initial,
+            initial: start.initial,
             grant: None,
             previous: None,
         };
@@ -229,21 +222,24 @@ impl Pool {
     /// Grows, on line too. The same size again is no error; a smaller one is.
     pub async fn resize_vdi(&self, id: VdiId, size: u64) -> Result<VdiInfo> {
         check_size(size)?;
-        self.core
-            .with(id, |core| async move {
-                let now = core.mapping.read().size;
-                if size < now {
-                    return Err(Error::invalid(format!(
-                        "a volume cannot shrink: it has {now} bytes and {size} were asked"
-                    )));
-                }
-                if size > now { core.resize(size).await } else { Ok(()) }
-            })
-            .await?;
+        let now = self.vdi(id)?.size;
+        if size < now {
+            return Err(Error::invalid(format!(
+                "a volume cannot shrink: it has {now} bytes and {size} were asked"
+            )));
+        }
+        self.core.admit_metadata(8)?;
+        // The registry first: whoever opens the VDI from now on, also after a crash, makes it so.
         self.core
             .update(id, |record| {
                 record.size = record.size.max(size);
                 Ok(())
+            })
+            .await?;
+        self.core
+            .with(id, |core| async move {
+                let now = core.mapping.read().size;
+                if size > now { core.resize(size).await } else { Ok(()) }
             })
             .await?;
         self.vdi(id)

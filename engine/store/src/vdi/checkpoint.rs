@@ -53,6 +53,7 @@ struct Frozen {
     size: u64,
     next_snapshot: u64,
     parent_snapshot: u64,
+    unnamed_from: u64,
     snapshots: u64,
     record: u64,
 }
@@ -69,6 +70,7 @@ impl Mapping {
             size: self.size,
             next_snapshot: self.next_snapshot,
             parent_snapshot: self.parent_snapshot,
+            unnamed_from: self.unnamed.first_key_value().map_or(0, |(number, _)| *number),
             snapshots: self.snapshots,
             record: self.next_record,
         }
@@ -155,6 +157,7 @@ impl VdiCore {
                 }
                 {
                     let now = self.pool.space.stamp();
+                    mapping.unnamed.retain(|number, set| !self.pool.is_recorded(*set, self.id, *number));
                     (mapping.seal(now), mapping.freeze(now))
                 }
             };
@@ -188,6 +191,7 @@ impl VdiCore {
             next_snapshot: frozen.next_snapshot,
             snapshots: frozen.snapshots,
             parent_snapshot: frozen.parent_snapshot,
+            unnamed_from: frozen.unnamed_from,
             replay,
             durable_group,
             previous: roots.previous,

@@ -57,7 +57,10 @@ use parking_lot::RwLock;
 pub(crate) use runs::Runs;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 use tail::TailWriter;
 use tokio::sync::Mutex as AsyncMutex;
@@ -95,6 +98,8 @@ pub(crate) struct Mapping {
     pub(crate) deleted: BTreeSet<u64>,
     /// Relabelled since the table was written.
     pub(crate) labels: BTreeMap<u64, String>,
+    /// Snapshots whose set was not named when they were cut, with the set.
+    unnamed: BTreeMap<u64, Uuid>,
     pub(crate) generations: Generations,
     /// Requests of callers, from their call to their answer: a detach waits for them.
     requests: Generations,
@@ -194,14 +199,20 @@ impl VdiCore {
         self.mapping.write().failed.get_or_insert(error);
     }
 
-    /// Admits a request of a caller, unless the volume is being detached.
-    pub(crate) fn admit_request(&self) -> Result<Ticket> {
+    /// Admits a request of a caller, unless its handle is detached or the volume is being released.
+    pub(crate) fn admit_request(&self, detached: &AtomicBool) -> Result<Ticket> {
         let mapping = self.mapping.read();
         mapping.check()?;
-        if mapping.draining {
+        if mapping.draining || detached.load(SeqCst) {
             return Err(Error::new(ErrorKind::Fenced, "the volume is being detached"));
         }
         Ok(mapping.requests.enter())
+    }
+
+    /// Waits for every request admitted before.
+    pub(crate) async fn requests_drained(&self) {
+        let requests = self.mapping.write().requests.close();
+        requests.drained().await;
     }
 
     /// Waits until no I/O begun before is under way.

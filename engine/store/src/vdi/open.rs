@@ -215,15 +215,30 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
             None => tracing::debug!(vdi = %record.id, "no tail of this boot: unflushed writes are gone"),
         }
     }
+    if record.size > state.size {
+        // A resize that the registry knows and the journal does not.
+        state.resize(record.size);
+    }
     // Members of a set that was never named were never promised to anybody.
-    let unnamed: Vec<u64> = state
-        .pending
-        .values()
-        .filter(|pending| !pool.is_named(pending.set, VdiId(record.id), pending.number))
-        .map(|pending| pending.number)
-        .collect();
-    for number in unnamed {
-        state.delete_snapshot(number);
+    let mut cut: Vec<(u64, uuid::Uuid)> =
+        state.pending.values().map(|pending| (pending.number, pending.set)).collect();
+    let mut after = newest.unnamed_from;
+    while after > 0 {
+        let records = super::table::records(disk, newest.table, after - 1, 1024).await?;
+        cut.extend(records.iter().map(|record| (record.number, record.set)));
+        after = records.last().map_or(0, |record| record.number + 1);
+    }
+    for (number, set) in cut {
+        if set.is_nil() || pool.is_recorded(set, VdiId(record.id), number) || state.deleted.contains(&number)
+        {
+            continue;
+        }
+        if pool.is_provisional(set) {
+            // Somebody is about to name it.
+            state.unnamed.insert(number, set);
+        } else {
+            state.delete_snapshot(number);
+        }
     }
     let evidence = if newest.released { Evidence::Released } else { pool.evidence };
     if !evidence.proves_quiet() {
@@ -258,6 +273,7 @@ fn mapping(pool: &PoolCore, map: TreeRoot, table: TreeRoot, size: u64) -> Mappin
         pending: BTreeMap::new(),
         deleted: BTreeSet::new(),
         labels: BTreeMap::new(),
+        unnamed: BTreeMap::new(),
         generations: super::Generations::default(),
         superseded: Vec::new(),
         superseded_since: pool.space.stamp(),

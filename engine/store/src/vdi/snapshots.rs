@@ -201,6 +201,9 @@ impl super::Mapping {
             label,
         };
         self.pending.insert(number, pending);
+        if !set.is_nil() {
+            self.unnamed.insert(number, set);
+        }
         self.map.share();
         self.snapshots += 1;
         number
@@ -209,6 +212,7 @@ impl super::Mapping {
     /// Deleting one twice is no harm, and replay may.
     pub(super) fn delete_snapshot(&mut self, number: u64) {
         self.pending.remove(&number);
+        self.unnamed.remove(&number);
         // A checkpoint may be writing it into the table right now, so the table is told in any case.
         if self.deleted.insert(number) {
             self.snapshots = self.snapshots.saturating_sub(1);
