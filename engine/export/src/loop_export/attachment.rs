@@ -32,6 +32,9 @@ const RESIZE_PAUSE: Duration = Duration::from_millis(5);
 const CLEAR_ATTEMPTS_MAX: u32 = 10;
 const CLEAR_PAUSE: Duration = Duration::from_millis(100);
 
+/// Requests in flight may take this long to end when their export is given up.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
 /// The thread that does what may wait for this process. It keeps the root of the mount, and the lock of the
 /// instance: the lock is free only when it has ended too.
 pub(super) type Hands = ApartThread<2>;
@@ -218,7 +221,12 @@ impl Attached {
 
     /// Fails all I/O from now on, and has the kernel clear the device when its last holder closes it.
     pub(super) fn give_up(&self, hands: &Hands) -> Result<()> {
-        self.served.fail();
+        if !self.served.give_up(DRAIN_MAX) {
+            tracing::warn!(
+                key = %self.shown.key,
+                "requests of a loop device were not answered within {DRAIN_MAX:?} and are left behind"
+            );
+        }
         let device = self.device;
         hands.call(move |_| device.clear_when_closed())?
     }

@@ -183,7 +183,8 @@ impl LoopExports {
     }
 
     /// Detaches what nobody holds open and stops serving. Answers with the exports that were still held: their I/O
-    /// fails from now on, and the kernel clears them when their last holder closes them.
+    /// fails from now on, and the kernel clears them when their last holder closes them. Requests begun before are
+    /// waited for, so that the devices can be closed afterwards; not for long if they hang.
     pub fn shutdown(&self) -> Result<Vec<ExportKey>> {
         let mut slot = self.service.lock();
         let Some(service) = slot.take() else { return Ok(Vec::new()) };

@@ -12,11 +12,12 @@ use fuser::{Errno, ReplyData, ReplyEmpty, ReplyWrite};
 use parallax_block::{
     BlockDevice, Buffer, ByteRange, Error, ErrorKind, Result, Runtime, WriteOptions, ZeroOptions,
 };
-use parking_lot::RwLock;
+use parking_lot::{Condvar, Mutex, RwLock};
 use std::{
+    ops::Deref,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -38,9 +39,39 @@ pub(super) struct Served {
     pub(super) inode: u64,
     pub(super) device: Arc<dyn BlockDevice>,
     pub(super) read_only: bool,
-    /// Set when the export is given up.
-    failed: AtomicBool,
     pub(super) replies: RwLock<()>,
+    state: Mutex<State>,
+    idle: Condvar,
+    failures: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    /// Requests admitted and not answered.
+    in_flight: u64,
+    /// Nothing is admitted any more.
+    given_up: bool,
+}
+
+/// One request that was admitted; it counts until this is dropped.
+struct Admitted(Arc<Served>);
+
+impl Deref for Admitted {
+    type Target = Served;
+
+    fn deref(&self) -> &Served {
+        &self.0
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.in_flight -= 1;
+        if state.in_flight == 0 {
+            self.0.idle.notify_all();
+        }
+    }
 }
 
 fn errno_of(error: &Error) -> Errno {
@@ -49,12 +80,23 @@ fn errno_of(error: &Error) -> Errno {
 
 impl Served {
     pub(super) fn new(inode: u64, device: Arc<dyn BlockDevice>, read_only: bool) -> Arc<Self> {
-        Arc::new(Self { inode, device, read_only, failed: AtomicBool::new(false), replies: RwLock::new(()) })
+        Arc::new(Self {
+            inode,
+            device,
+            read_only,
+            replies: RwLock::new(()),
+            state: Mutex::default(),
+            idle: Condvar::new(),
+            failures: AtomicU64::new(0),
+        })
     }
 
-    /// Every request fails from now on.
-    pub(super) fn fail(&self) {
-        self.failed.store(true, Relaxed);
+    /// Fails every request from now on, and waits until those begun before are answered; not longer than `limit`.
+    /// Answers whether they were.
+    pub(super) fn give_up(&self, limit: Duration) -> bool {
+        let mut state = self.state.lock();
+        state.given_up = true;
+        !self.idle.wait_while_for(&mut state, |state| state.in_flight > 0, limit).timed_out()
     }
 
     /// Bytes of the file.
@@ -62,17 +104,29 @@ impl Served {
         self.device.geometry().capacity
     }
 
-    fn admit(&self, offset: u64, length: u64, writing: bool) -> Result<ByteRange> {
-        if self.failed.load(Relaxed) {
+    fn admit(self: Arc<Self>) -> Result<Admitted> {
+        let mut state = self.state.lock();
+        if state.given_up {
             return Err(Error::new(ErrorKind::Fenced, "the export has been shut down"));
         }
+        state.in_flight += 1;
+        drop(state);
+        Ok(Admitted(self))
+    }
+
+    fn admit_range(
+        self: Arc<Self>,
+        offset: u64,
+        length: u64,
+        writing: bool,
+    ) -> Result<(Admitted, ByteRange)> {
         if writing && self.read_only {
             return Err(Error::new(ErrorKind::ReadOnly, "the export is read-only"));
         }
         let geometry = self.device.geometry();
         let range = ByteRange::new(offset, length)?;
         range.check(geometry.capacity, geometry.logical_block)?;
-        Ok(range)
+        Ok((self.admit()?, range))
     }
 
     fn hold_reply(&self, answer: impl FnOnce()) {
@@ -81,51 +135,54 @@ impl Served {
     }
 
     pub(super) fn read(self: Arc<Self>, engine: &Engine, offset: u64, length: u32, reply: ReplyData) {
-        if let Err(error) = self.admit(offset, u64::from(length), false) {
-            return reply.error(errno_of(&error));
-        }
+        let request = match self.admit_range(offset, u64::from(length), false) {
+            Ok((request, _)) => request,
+            Err(error) => return reply.error(errno_of(&error)),
+        };
         let permit = engine.gate.enter(u64::from(length));
         engine.runtime.spawn(Box::pin(async move {
-            let (buffer, result) = self.device.read(offset, Buffer::zeroed(length as usize)).await;
+            let (buffer, result) = request.device.read(offset, Buffer::zeroed(length as usize)).await;
             match result {
-                Ok(()) => self.hold_reply(|| reply.data(&buffer)),
+                Ok(()) => request.hold_reply(|| reply.data(&buffer)),
                 Err(error) => {
-                    self.log("read", offset, &error);
+                    request.log("read", offset, &error);
                     reply.error(errno_of(&error));
                 }
             }
-            drop((buffer, permit));
+            drop((buffer, permit, request));
         }));
     }
 
     pub(super) fn write(self: Arc<Self>, engine: &Engine, offset: u64, data: &[u8], reply: ReplyWrite) {
-        if let Err(error) = self.admit(offset, data.len() as u64, true) {
-            return reply.error(errno_of(&error));
-        }
+        let request = match self.admit_range(offset, data.len() as u64, true) {
+            Ok((request, _)) => request,
+            Err(error) => return reply.error(errno_of(&error)),
+        };
         // The kernel's requests are at most a few MiB, so the length fits.
         let length = data.len() as u32;
         let permit = engine.gate.enter(u64::from(length));
         let buffer = Buffer::copy_of(data);
         engine.runtime.spawn(Box::pin(async move {
-            let (buffer, result) = self.device.write(offset, buffer, WriteOptions::default()).await;
+            let (buffer, result) = request.device.write(offset, buffer, WriteOptions::default()).await;
             match result {
-                Ok(()) => self.hold_reply(|| reply.written(length)),
+                Ok(()) => request.hold_reply(|| reply.written(length)),
                 Err(error) => {
-                    self.log("write", offset, &error);
+                    request.log("write", offset, &error);
                     reply.error(errno_of(&error));
                 }
             }
-            drop((buffer, permit));
+            drop((buffer, permit, request));
         }));
     }
 
     pub(super) fn flush(self: Arc<Self>, engine: &Engine, reply: ReplyEmpty) {
-        if self.failed.load(Relaxed) {
-            return reply.error(Errno::EIO);
-        }
+        let request = match self.admit() {
+            Ok(request) => request,
+            Err(error) => return reply.error(errno_of(&error)),
+        };
         engine.runtime.spawn(Box::pin(async move {
-            let result = self.device.flush().await;
-            self.finish("flush", 0, result, reply);
+            let result = request.device.flush().await;
+            request.finish("flush", 0, result, reply);
         }));
     }
 
@@ -145,13 +202,13 @@ impl Served {
         if unmap && self.device.geometry().discard_granularity == 0 {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        let range = match self.admit(offset, length, true) {
-            Ok(range) => range,
+        let (request, range) = match self.admit_range(offset, length, true) {
+            Ok(admitted) => admitted,
             Err(error) => return reply.error(errno_of(&error)),
         };
         engine.runtime.spawn(Box::pin(async move {
-            let result = self.device.write_zeroes(range, ZeroOptions { unmap, fua: false }).await;
-            self.finish("write-zeroes", offset, result, reply);
+            let result = request.device.write_zeroes(range, ZeroOptions { unmap, fua: false }).await;
+            request.finish("write-zeroes", offset, result, reply);
         }));
     }
 
@@ -165,7 +222,13 @@ impl Served {
         }
     }
 
+    /// Logs the first failure, the second, the fourth and so on: a failing device fails many requests a second.
     fn log(&self, operation: &str, offset: u64, error: &Error) {
-        tracing::warn!(inode = self.inode, operation, offset, %error, "a request of a loop device failed");
+        let failures = self.failures.fetch_add(1, Relaxed) + 1;
+        if failures.is_power_of_two() {
+            tracing::warn!(
+                inode = self.inode, operation, offset, failures, %error, "requests of a loop device failed"
+            );
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Filesystems on loop exports.
 
-use crate::world::{MemoryDevice, Shape, World, key, run, text, try_run};
+use crate::world::{MemoryDevice, Shape, World, key, run, text, try_run, unmount};
 use parallax_block::ErrorKind;
 use std::{fs, sync::atomic::Ordering::SeqCst};
 
@@ -17,11 +17,11 @@ fn ext4_survives_writing_unmounting_and_fsck() {
     run("sync", &["-f", text(&mount)]);
     let flushes = device.flushes.load(SeqCst);
     assert!(flushes > 0, "no flush reached the device");
-    run("umount", &[text(&mount)]);
+    unmount(&mount, &attachment.path);
     run("fsck.ext4", &["-f", "-n", text(&attachment.path)]);
     run("mount", &["-o", "ro", text(&attachment.path), text(&mount)]);
     assert!(fs::read(mount.join("file")).unwrap() == content, "the file has changed");
-    run("umount", &[text(&mount)]);
+    unmount(&mount, &attachment.path);
     world.exports.detach(&key("ext4")).unwrap();
 }
 
@@ -41,7 +41,7 @@ fn deleting_a_file_gives_its_space_back() {
     run("fstrim", &[text(&mount)]);
     let trimmed = device.used();
     assert!(full - trimmed >= 60 << 20, "{full} bytes in use before fstrim, {trimmed} after");
-    run("umount", &[text(&mount)]);
+    unmount(&mount, &attachment.path);
 }
 
 #[test]
@@ -57,10 +57,10 @@ fn a_mounted_device_is_not_detached_and_the_refusal_says_why() {
     assert!(error.to_string().contains(text(&mount)), "{error}");
     // The refusal has no after-effect: closing the device must not detach it later.
     fs::write(mount.join("still"), b"here").unwrap();
-    run("umount", &[text(&mount)]);
+    unmount(&mount, &attachment.path);
     run("mount", &[text(&attachment.path), text(&mount)]);
     assert_eq!(fs::read(mount.join("still")).unwrap(), b"here");
-    run("umount", &[text(&mount)]);
+    unmount(&mount, &attachment.path);
     world.exports.detach(&key("busy")).unwrap();
     assert_eq!(world.exports.detach(&key("busy")).unwrap_err().kind(), ErrorKind::NotFound);
 }
@@ -107,7 +107,7 @@ fn a_filesystem_grows_while_it_is_written_to() {
     }
     writer.join().unwrap();
     fs::write(mount.join("large"), vec![3; 700 << 20]).unwrap();
-    run("umount", &[text(&mount)]);
+    unmount(&mount, &attachment.path);
     run("xfs_repair", &["-n", text(&attachment.path)]);
 }
 

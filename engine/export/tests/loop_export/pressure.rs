@@ -5,7 +5,7 @@
 
 use crate::{
     watch::{MemoryGroup, SleepWatch},
-    world::{MemoryDevice, Pool, Shape, key, machine_can, run, text, try_run},
+    world::{MemoryDevice, Pool, Shape, key, machine_can, run, text, unmount},
 };
 use parallax_device::loop_control::LoopDevice;
 use parallax_export::loop_export::{Limits, LoopExports, protect_process};
@@ -145,15 +145,6 @@ fn mounted(directory: &Path, device: &Path) -> PathBuf {
     mount
 }
 
-fn unmount(mount: &Path) {
-    let start = Instant::now();
-    // A process that was just told EIO may still be leaving.
-    while !try_run("umount", &[text(mount)]).status.success() {
-        assert!(start.elapsed() < BOUND, "{} cannot be unmounted", mount.display());
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 fn assert_no_hang(watch: SleepWatch) -> Duration {
     let longest = watch.longest();
     eprintln!("longest uninterruptible sleep: {:?} of {}", longest.time, longest.task);
@@ -184,7 +175,7 @@ fn writers_short_of_memory_neither_hang_nor_lose_a_byte() {
     );
     assert!(group.limit_hits() > 0, "there was no pressure");
     assert_no_hang(watch);
-    unmount(&mount);
+    unmount(&mount, &daemon.device);
     run("fsck.ext4", &["-f", "-n", text(&daemon.device)]);
     daemon.stop();
 }
@@ -217,7 +208,7 @@ fn killed_under_load(name: &str, misfortune: impl FnOnce(&Daemon)) -> Option<Dur
         assert!(told, "{name}: {output}");
         eprintln!("{name}: failed {:?} after the kill", killed.elapsed());
     }
-    unmount(&mount);
+    unmount(&mount, &device);
     eprintln!("unmounted {:?} after the kill", killed.elapsed());
     let direct = OpenOptions::new().read(true).open(&device).unwrap();
     assert!(direct.read_exact_at(&mut [0; 4096], 512 << 20).is_err(), "a dead device answers");
@@ -231,7 +222,7 @@ fn killed_under_load(name: &str, misfortune: impl FnOnce(&Daemon)) -> Option<Dur
     run("mount", &[text(&next.device), text(&mount)]);
     let (success, output) = wait("buffered", fio(&group, &buffered(&mount)), Duration::from_secs(300));
     assert!(success, "{output}");
-    unmount(&mount);
+    unmount(&mount, &next.device);
     next.stop();
     Some(assert_no_hang(watch))
 }
@@ -264,7 +255,7 @@ fn a_device_still_mounted_when_the_next_daemon_starts_goes_when_it_is_unmounted(
     daemon.kill();
     let next = Daemon::start(directory.path());
     assert_ne!(next.device, device, "a device in use was taken from its user");
-    unmount(&mount);
+    unmount(&mount, &device);
     let backing = Path::new("/sys/block").join(device.file_name().unwrap()).join("loop/backing_file");
     let start = Instant::now();
     while backing.exists() {

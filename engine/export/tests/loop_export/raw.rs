@@ -217,3 +217,26 @@ fn a_device_that_someone_has_open_is_not_detached() {
     world.exports.detach(&key("open")).unwrap();
     assert!(world.exports.list().is_empty());
 }
+
+#[test]
+fn a_device_still_held_at_shutdown_fails_and_goes_when_it_is_closed() {
+    let Some(world) = World::start() else { return };
+    let device = MemoryDevice::new(Shape::of(16 << 20));
+    let attachment = world.exports.attach(key("held"), device.clone(), false).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(&attachment.path).unwrap();
+    file.write_all_at(&[1; 4096], 0).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(world.exports.shutdown().unwrap(), [key("held")]);
+    let writes = device.writes.load(SeqCst);
+    file.write_all_at(&[2; 4096], 0).unwrap();
+    assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert_eq!(device.writes.load(SeqCst), writes, "an export that was given up still writes");
+    assert_eq!(
+        world.exports.detach(&key("held")).unwrap_err().kind(),
+        ErrorKind::FailedPrecondition,
+        "an export that was shut down must say so"
+    );
+    drop(file);
+    let name = attachment.path.file_name().unwrap().to_str().unwrap();
+    assert!(!Path::new(&format!("/sys/block/{name}/loop/backing_file")).exists());
+}

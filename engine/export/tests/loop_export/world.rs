@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use std::{
     fs::OpenOptions,
     future,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{
@@ -306,4 +307,19 @@ pub(crate) fn try_run(program: &str, arguments: &[&str]) -> Output {
 /// Text of a path, for command lines.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// Unmounts, and waits until nobody has the device mounted any more. Processes that were just told of an error may
+/// still be leaving, and a container that starts on this machine has copies of all mounts for a moment.
+pub(crate) fn unmount(mount: &Path, device: &Path) {
+    let limit = Duration::from_secs(20);
+    let start = Instant::now();
+    while !try_run("umount", &[text(mount)]).status.success() {
+        assert!(start.elapsed() < limit, "{} cannot be unmounted within {limit:?}", mount.display());
+        thread::sleep(Duration::from_millis(50));
+    }
+    while OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(device).is_err() {
+        assert!(start.elapsed() < limit, "{} stays mounted somewhere for {limit:?}", device.display());
+        thread::sleep(Duration::from_millis(50));
+    }
 }
