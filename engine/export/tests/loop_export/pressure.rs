@@ -214,10 +214,9 @@ fn killed_under_load(name: &str, misfortune: impl FnOnce(&Daemon)) -> Option<Dur
     assert!(direct.read_exact_at(&mut [0; 4096], 512 << 20).is_err(), "a dead device answers");
     drop(direct);
 
-    // The next daemon clears the device, gets the same number again, and serves.
+    // The next daemon clears the device and serves again.
     let next = Daemon::start(directory.path());
     eprintln!("attached again {:?} after the kill", killed.elapsed());
-    assert_eq!(next.device, device);
     run("mkfs.ext4", &["-q", text(&next.device)]);
     run("mount", &[text(&next.device), text(&mount)]);
     let (success, output) = wait("buffered", fio(&group, &buffered(&mount)), Duration::from_secs(300));

@@ -240,3 +240,25 @@ fn a_device_still_held_at_shutdown_fails_and_goes_when_it_is_closed() {
     let name = attachment.path.file_name().unwrap().to_str().unwrap();
     assert!(!Path::new(&format!("/sys/block/{name}/loop/backing_file")).exists());
 }
+
+/// An export that was attached when its daemon was killed gets the number back that its users know.
+#[test]
+fn a_remembered_number_is_given_again_and_forgotten_with_a_proper_detach() {
+    let Some(world) = World::start() else { return };
+    let note = world.directory.path().join("numbers/remembered");
+    // High enough that nobody else takes it.
+    fs::write(&note, "217").unwrap();
+    let device = MemoryDevice::new(Shape::of(16 << 20));
+    let attachment = world.exports.attach(key("remembered"), device.clone(), false).unwrap();
+    assert_eq!(attachment.path, Path::new("/dev/loop217"));
+    assert_eq!(attachment.major, 7);
+    world.exports.detach(&key("remembered")).unwrap();
+    assert!(!note.exists());
+    // What is taken, or makes no sense, is no reason to fail.
+    for note_of in ["7777777777", "", "loop"] {
+        fs::write(&note, note_of).unwrap();
+        world.exports.attach(key("remembered"), device.clone(), false).unwrap();
+        assert_ne!(fs::read_to_string(&note).unwrap(), note_of);
+        world.exports.detach(&key("remembered")).unwrap();
+    }
+}
