@@ -30,11 +30,13 @@ fn main() -> ExitCode {
 
 fn serve(directory: &Path, source: &str) -> Result<()> {
     let protection = protect_process();
-    let reactor = Reactor::start("device", ReactorOptions { io_flusher: protection.io_flusher, ..Default::default() })?;
-    let device: Arc<dyn BlockDevice> = match source.strip_prefix("ram:").and_then(|size| size.parse::<u64>().ok()) {
-        Some(gibibytes) => Arc::new(RamDevice::new(gibibytes << 30, 4096)?),
-        None => open_device(Path::new(source), &reactor, OpenOptions::default())?,
-    };
+    let reactor =
+        Reactor::start("device", ReactorOptions { io_flusher: protection.io_flusher, ..Default::default() })?;
+    let device: Arc<dyn BlockDevice> =
+        match source.strip_prefix("ram:").and_then(|size| size.parse::<u64>().ok()) {
+            Some(gibibytes) => Arc::new(RamDevice::new(gibibytes << 30, 4096)?),
+            None => open_device(Path::new(source), &reactor, OpenOptions::default())?,
+        };
     let runtime: Arc<dyn Runtime> = Arc::new(reactor.clone());
     let exports = LoopExports::start(directory, runtime, Limits::default())?;
     let attachment = exports.attach(ExportKey::new("loop-server")?, device, false)?;
