@@ -317,8 +317,11 @@ fn the_claim_outlives_the_device_while_a_request_is_in_flight() {
             assert!(flush.as_mut().poll(&mut cx).is_pending());
             drop(flush);
             drop(device);
-            let error = open_device(&path, &reactor, options).err().unwrap();
-            assert_eq!(error.kind(), ErrorKind::Busy);
+            // This task keeps the ring's thread from reaping; a pool's thread may be done already.
+            if options.io == IoMode::Uring {
+                let error = open_device(&path, &reactor, options).err().unwrap();
+                assert_eq!(error.kind(), ErrorKind::Busy);
+            }
         });
         let free = || open_device(&bed.path, &bed.reactor, bed.options());
         for _ in 0..200 {

@@ -97,17 +97,20 @@ fn sleeps_end_in_order_of_their_deadlines() {
     on_both(|reactor| {
         let (tell, told) = mpsc::channel();
         let started = Instant::now();
-        for millis in [60, 20, 40] {
-            let (tell, timer) = (tell.clone(), reactor.clone());
-            reactor.spawn(async move {
-                timer.sleep(Duration::from_millis(millis)).await;
-                tell.send(millis).unwrap();
-            });
-        }
-        drop(tell);
+        // One task makes them all, so that their deadlines are in order on a busy machine too.
+        let inside = reactor.clone();
+        reactor.spawn(async move {
+            for millis in [60, 20, 40] {
+                let (tell, sleep) = (tell.clone(), inside.sleep(Duration::from_millis(millis)));
+                inside.spawn(async move {
+                    sleep.await;
+                    tell.send(millis).unwrap();
+                });
+            }
+        });
         assert_eq!(told.iter().collect::<Vec<_>>(), [20, 40, 60]);
         let took = started.elapsed();
-        assert!(took >= Duration::from_millis(60) && took < Duration::from_secs(5), "{took:?}");
+        assert!(took >= Duration::from_millis(60) && took < Duration::from_secs(20), "{took:?}");
     });
 }
 
