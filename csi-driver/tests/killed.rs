@@ -15,10 +15,7 @@ fn moments() -> impl Iterator<Item = Duration> {
 
 /// Runs one call of the volume while the plugin is killed after `delay`, then again until it succeeds.
 async fn killed_meanwhile(world: &mut World, name: &str, delay: Duration, call: Call) {
-    let volume = |world: &World| {
-        world.daemon.shop.lock().unwrap().volumes.values().find(|v| v.name == name).unwrap().id.clone()
-    };
-    let id = volume(world);
+    let id = world.volumes().await.into_iter().find(|volume| volume.name == name).unwrap().id;
     {
         let first = call.run(world, &id, name);
         // The call is dropped with its connection; what matters is what the killed process had done.
@@ -84,9 +81,9 @@ async fn a_plugin_killed_at_any_moment_goes_on_where_it_was() {
             for call in [Call::Stage(kind), Call::Publish(kind), Call::Unpublish(kind), Call::Unstage(kind)] {
                 killed_meanwhile(&mut world, &name, delay, call).await;
             }
-            let shop = world.daemon.shop.lock().unwrap();
-            assert_eq!(shop.volumes[&id].filesystem_state(), FilesystemState::Formatted);
-            assert!(shop.attachments.is_empty(), "{name}: {:?}", shop.attachments);
+            let volume = Volume { world: &world, id, name: name.clone(), capability: ext4() };
+            assert_eq!(volume.state().await, FilesystemState::Formatted);
+            assert_eq!(world.attachments().await, [], "{name}");
         }
     }
     let below = world.folder.path().display().to_string();

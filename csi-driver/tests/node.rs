@@ -2,14 +2,16 @@
 
 mod support;
 
-use parallax_api::v1::FilesystemState;
+use parallax_api::v1::{self, FilesystemState};
 use parallax_csi::proto::csi::volume_capability::access_mode::Mode;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use support::can_mount;
-use support::world::{CANARY, MIB, World, block, ext4, from_snapshot, from_volume, mounted, text, xfs};
-use tonic::Code;
+use support::world::{
+    CANARY, MIB, Volume, World, block, ext4, from_snapshot, from_volume, mounted, text, xfs,
+};
+use tonic::{Code, Status};
 
 fn mountinfo() -> String {
     fs::read_to_string("/proc/self/mountinfo").unwrap()
@@ -33,7 +35,7 @@ async fn a_volume_is_formatted_once_and_keeps_its_files() {
         let volume = world.volume(name, 400, None).await.with(capability);
         volume.stage().await.unwrap();
         volume.stage().await.unwrap();
-        assert_eq!(volume.state(), FilesystemState::Formatted);
+        assert_eq!(volume.state().await, FilesystemState::Formatted);
         let one = volume.publish("one", false).await.unwrap();
         volume.publish("one", false).await.unwrap();
         let two = volume.publish("two", true).await.unwrap();
@@ -51,7 +53,7 @@ async fn a_volume_is_formatted_once_and_keeps_its_files() {
         assert!(!one.exists());
         volume.unstage().await.unwrap();
         volume.unstage().await.unwrap();
-        assert!(volume.attached().is_none() && !is_mounted(&volume.staging()));
+        assert!(volume.attached().await.is_none() && !is_mounted(&volume.staging()));
 
         volume.stage().await.unwrap();
         let one = volume.publish("one", false).await.unwrap();
@@ -75,7 +77,7 @@ async fn a_raw_volume_is_a_device_at_the_pods_path() {
     let volume = world.volume("raw", 64, None).await.with(block());
     volume.stage().await.unwrap();
     // Its owner writes what he likes from now on.
-    assert_eq!(volume.state(), FilesystemState::Formatted);
+    assert_eq!(volume.state().await, FilesystemState::Formatted);
     let one = volume.publish("one", false).await.unwrap();
     let two = volume.publish("two", false).await.unwrap();
     volume.publish("two", false).await.unwrap();
@@ -97,7 +99,7 @@ async fn a_raw_volume_is_a_device_at_the_pods_path() {
     assert!(refused.message().contains("pods/two"), "{refused}");
     volume.unpublish("two").await.unwrap();
     volume.unstage().await.unwrap();
-    assert!(volume.attached().is_none());
+    assert!(volume.attached().await.is_none());
 }
 
 /// kubernetes#142243, #95183, #140376: data was formatted over, because a volume that held something else than a
@@ -117,12 +119,11 @@ async fn what_holds_something_is_never_formatted_over() {
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
 
     let written = world.volume("written", 64, None).await;
-    let file = fs::OpenOptions::new().write(true).open(written.file()).unwrap();
-    file.write_all_at(b"somebody's data, far from both ends", 32 << 20).unwrap();
+    written.write_at(32 << 20, b"somebody's data, far from both ends").await;
     let refused = written.stage().await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
-    assert_eq!(written.state(), FilesystemState::Blank);
-    assert!(written.attached().is_none(), "a final failure leaves nothing attached");
+    assert_eq!(written.state().await, FilesystemState::Blank);
+    assert!(written.attached().await.is_none(), "a final failure leaves nothing attached");
 
     let other = world.volume("other", 400, None).await.with(xfs());
     other.stage().await.unwrap();
@@ -140,11 +141,10 @@ async fn our_own_interrupted_format_is_finished() {
     }
     let world = World::new().await;
     let volume = world.volume("half", 64, None).await;
-    volume.set_state(FilesystemState::Formatting);
-    let file = fs::OpenOptions::new().write(true).open(volume.file()).unwrap();
-    file.write_all_at(&[0xaa; 8192], 0).unwrap();
+    volume.set_state(FilesystemState::Formatting).await;
+    volume.write_at(0, &[0xaa; 8192]).await;
     volume.stage().await.unwrap();
-    assert_eq!(volume.state(), FilesystemState::Formatted);
+    assert_eq!(volume.state().await, FilesystemState::Formatted);
     volume.unstage().await.unwrap();
 }
 
@@ -156,16 +156,19 @@ async fn a_device_that_another_process_prepares_is_left_alone() {
     }
     let world = World::new().await;
     let volume = world.volume("busy", 64, None).await;
+    volume.set_state(FilesystemState::Formatting).await;
+    let refused = {
+        let client = world.daemon.client();
+        let target = Some(v1::attach_request::Target::VolumeId(volume.id.clone()));
+        let attachment = client.node().attach(v1::AttachRequest { target, read_only: false }).await.unwrap();
+        let held = fs::File::open(attachment.into_inner().device).unwrap();
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        volume.stage().await.unwrap_err()
+    };
+    assert_eq!(refused.code(), Code::Aborted, "{refused}");
+    assert_eq!(volume.state().await, FilesystemState::Formatting);
     volume.stage().await.unwrap();
-    volume.unstage().await.unwrap();
-    volume.set_state(FilesystemState::Formatting);
-    let device = world.daemon.shop.lock().unwrap().attach(&volume.id, false).unwrap().device;
-    let held = fs::File::open(device).unwrap();
-    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    assert_eq!(volume.stage().await.unwrap_err().code(), Code::Aborted);
-    assert_eq!(volume.state(), FilesystemState::Formatting);
-    drop(held);
-    volume.stage().await.unwrap();
+    assert_eq!(volume.state().await, FilesystemState::Formatted);
     volume.unstage().await.unwrap();
 }
 
@@ -194,7 +197,7 @@ async fn a_larger_clone_has_a_larger_filesystem_beside_its_source() {
 
         // Without a size it is as large as its source.
         let second = world.volume(&format!("{name}-second"), 0, from_volume(&clone.id)).await;
-        assert_eq!(world.daemon.shop.lock().unwrap().volumes[&second.id].size_bytes, 600 << 20);
+        assert_eq!(second.record().await.size_bytes, 600 << 20);
     }
 }
 
@@ -271,14 +274,14 @@ async fn readers_see_the_latest_files_of_an_unclean_snapshot() {
         let path = readers.publish("pod", false).await.unwrap();
         assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "latest");
         assert!(fs::write(path.join("other"), "no").is_err());
-        assert!(readers.attached().unwrap().read_only, "the device itself refuses writing");
+        assert!(readers.attached().await.unwrap().read_only, "the device itself refuses writing");
         readers.unpublish("pod").await.unwrap();
         readers.unstage().await.unwrap();
     }
     let blank = world.volume("blank", 64, None).await.with(mounted("", &[], Mode::MultiNodeReaderOnly));
     let refused = blank.stage().await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
-    assert!(blank.attached().is_none());
+    assert!(blank.attached().await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,16 +293,19 @@ async fn a_filesystem_that_was_torn_is_checked_before_it_is_mounted() {
     let volume = world.volume("torn", 64, None).await;
     volume.stage().await.unwrap();
     volume.unstage().await.unwrap();
-    let state = || {
+    let state = |device: &Path| {
         let mut state = [0; 2];
-        fs::File::open(volume.file()).unwrap().read_exact_at(&mut state, 1024 + 0x3a).unwrap();
+        fs::File::open(device).unwrap().read_exact_at(&mut state, 1024 + 0x3a).unwrap();
         state
     };
-    support::shop::run("tune2fs", &["-E", "force_fsck", &text(&volume.file())]);
-    assert_ne!(state(), [1, 0], "it says that errors were found");
+    let torn = volume.with_device(|device| {
+        support::shop::run("tune2fs", &["-E", "force_fsck", &text(device)]);
+        state(device)
+    });
+    assert_ne!(torn.await, [1, 0], "it says that errors were found");
     volume.stage().await.unwrap();
     volume.unstage().await.unwrap();
-    assert_eq!(state(), [1, 0], "the check made it clean");
+    assert_eq!(volume.with_device(state).await, [1, 0], "the check made it clean");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,14 +370,15 @@ async fn a_mount_of_a_lost_device_is_replaced() {
     if !can_mount() {
         return;
     }
-    let world = World::new().await;
+    let mut world = World::new().await;
     let volume = world.volume("lost", 64, None).await;
     volume.stage().await.unwrap();
-    let first = volume.attached().unwrap().device;
-    // The daemon knows nothing of it any more; a lazily detached loop device stands for the dead one.
-    world.daemon.shop.lock().unwrap().detach_everything();
+    let first = volume.attached().await.unwrap().device;
+    let id = volume.id;
+    world.daemon.lose_devices().await;
+    let volume = Volume { world: &world, id, name: "lost".to_owned(), capability: ext4() };
     volume.stage().await.unwrap();
-    let second = volume.attached().unwrap().device;
+    let second = volume.attached().await.unwrap().device;
     let target = volume.publish("pod", false).await.unwrap();
     fs::write(target.join("file"), "alive").unwrap();
     assert!(
@@ -387,17 +394,24 @@ async fn an_operation_that_may_have_happened_is_not_reported_as_failed() {
     }
     let world = World::new().await;
     let volume = world.volume("v", 64, None).await;
+    let fail = |method: &'static str, code| {
+        let shop = world.daemon.shop();
+        shop.map(|mut shop| shop.failing = [(method, Status::new(code, "broken"))].into()).is_some()
+    };
+    let mend = || world.daemon.shop().into_iter().for_each(|mut shop| shop.failing.clear());
     for method in ["attach", "set_filesystem_state", "get_volume", "list_attachments"] {
         for code in [Code::Internal, Code::Unknown, Code::Unavailable, Code::DataLoss] {
-            world.daemon.shop.lock().unwrap().failing.insert(method, tonic::Status::new(code, "broken"));
+            if !fail(method, code) {
+                return;
+            }
             let error = volume.stage().await.unwrap_err();
             assert!(matches!(error.code(), Code::Unavailable | Code::Aborted), "{method} {code:?}: {error}");
         }
-        world.daemon.shop.lock().unwrap().failing.clear();
+        mend();
     }
     volume.stage().await.unwrap();
-    world.daemon.shop.lock().unwrap().failing.insert("detach", tonic::Status::internal("broken"));
+    fail("detach", Code::Internal);
     assert_eq!(volume.unstage().await.unwrap_err().code(), Code::Unavailable);
-    world.daemon.shop.lock().unwrap().failing.clear();
+    mend();
     volume.unstage().await.unwrap();
 }

@@ -41,7 +41,8 @@ async fn liveness_is_ours_and_readiness_is_the_daemons() {
     assert!(metrics.contains("parallax_csi_calls_total{method=\"ListVolumes\",code=\"OK\"} 1"), "{metrics}");
 
     // Restarting the plugin would not bring the daemon back.
-    daemon.shop.lock().unwrap().failing.insert("get_pool", tonic::Status::unavailable("away"));
+    let away = tonic::Status::unavailable("away");
+    let Some(()) = daemon.shop().map(|mut shop| drop(shop.failing.insert("get_pool", away))) else { return };
     let ready = get(port, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
     assert!(get(port, "/healthz").await.starts_with("HTTP/1.1 200"));
@@ -67,7 +68,7 @@ async fn kubelet_finds_the_plugin_in_its_registry() {
 
     let node = world.n().node_get_info(NodeGetInfoRequest {}).await.unwrap().into_inner();
     assert_eq!((node.node_id.as_str(), node.max_volumes_per_node), ("node-1", 100));
-    let pool = world.daemon.shop.lock().unwrap().pool.to_string();
+    let pool = world.pool().await.uuid;
     assert_eq!(node.accessible_topology.unwrap().segments["topology.parallax.dev/pool"], pool);
 }
 

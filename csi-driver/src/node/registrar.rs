@@ -2,6 +2,8 @@
 //!
 //! The socket appears only when the daemon answers, because kubelet asks for the node's identity right after it.
 
+mod authority;
+
 use crate::DRIVER_NAME;
 use crate::identity::DependsOn;
 use crate::proto::registration::{
@@ -13,6 +15,7 @@ use anyhow::Context as _;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
@@ -52,9 +55,10 @@ impl Registrar {
         let socket = Self::socket(folder);
         let listener = listen(&socket).await.context("registering with kubelet")?;
         tracing::info!(socket = %socket.display(), "waiting for kubelet");
+        let calls = UnixListenerStream::new(listener).map(|call| call.map(authority::repaired));
         let served = tonic::transport::Server::builder()
             .add_service(RegistrationServer::new(self))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
+            .serve_with_incoming_shutdown(calls, end)
             .await;
         // Its disappearance tells kubelet that we are gone.
         let _ = std::fs::remove_file(&socket);

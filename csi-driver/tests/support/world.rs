@@ -2,6 +2,7 @@
 
 use super::Daemon;
 use super::plugin::Plugin;
+use parallax_api::v1::{self, FilesystemState};
 use parallax_csi::proto::csi::{
     self, VolumeCapability,
     controller_client::ControllerClient,
@@ -9,6 +10,7 @@ use parallax_csi::proto::csi::{
     volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode},
 };
 use std::collections::HashMap;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use tonic::Status;
 use tonic::transport::Channel;
@@ -64,6 +66,20 @@ impl World {
             ..Default::default()
         };
         self.c().create_snapshot(request).await.unwrap().into_inner().snapshot.unwrap()
+    }
+
+    pub async fn attachments(&self) -> Vec<v1::Attachment> {
+        let answer = self.daemon.client().node().list_attachments(v1::ListAttachmentsRequest {}).await;
+        answer.unwrap().into_inner().attachments
+    }
+
+    pub async fn volumes(&self) -> Vec<v1::Volume> {
+        let answer = self.daemon.client().manager().list_volumes(v1::ListVolumesRequest::default()).await;
+        answer.unwrap().into_inner().volumes
+    }
+
+    pub async fn pool(&self) -> v1::Pool {
+        self.daemon.client().manager().get_pool(v1::GetPoolRequest {}).await.unwrap().into_inner()
     }
 
     pub fn logs(&self) -> String {
@@ -199,21 +215,56 @@ impl Volume<'_> {
         Ok(self.world.n().node_get_volume_stats(request).await?.into_inner().usage)
     }
 
-    pub fn attached(&self) -> Option<parallax_api::v1::Attachment> {
-        self.world.daemon.shop.lock().unwrap().attachments.get(&self.id).cloned()
+    pub async fn attached(&self) -> Option<v1::Attachment> {
+        self.world.attachments().await.into_iter().find(|attachment| attachment.volume_id == self.id)
     }
 
-    pub fn state(&self) -> parallax_api::v1::FilesystemState {
-        self.world.daemon.shop.lock().unwrap().volumes[&self.id].filesystem_state()
+    pub async fn record(&self) -> v1::Volume {
+        let client = self.world.daemon.client();
+        let request = v1::GetVolumeRequest { volume: self.named(), with_usage: false };
+        client.manager().get_volume(request).await.unwrap().into_inner()
     }
 
-    pub fn set_state(&self, state: parallax_api::v1::FilesystemState) {
-        self.world.daemon.shop.lock().unwrap().volumes.get_mut(&self.id).unwrap().filesystem_state =
-            state.into();
+    pub async fn state(&self) -> FilesystemState {
+        self.record().await.filesystem_state()
     }
 
-    pub fn file(&self) -> PathBuf {
-        self.world.daemon.shop.lock().unwrap().file(&self.id)
+    pub async fn set_state(&self, next: FilesystemState) {
+        let client = self.world.daemon.client();
+        let expected = self.state().await.into();
+        let request = v1::SetFilesystemStateRequest { volume: self.named(), expected, next: next.into() };
+        client.manager().set_filesystem_state(request).await.unwrap();
+    }
+
+    fn named(&self) -> Option<v1::VolumeRef> {
+        Some(v1::VolumeRef { by: Some(v1::volume_ref::By::Id(self.id.clone())) })
+    }
+
+    /// Gives the volume's device to `work`, behind the driver's back.
+    pub async fn with_device<T>(&self, work: impl FnOnce(&Path) -> T) -> T {
+        let client = self.world.daemon.client();
+        let target = Some(v1::attach_request::Target::VolumeId(self.id.clone()));
+        let request = v1::AttachRequest { target, read_only: false };
+        let device = client.node().attach(request).await.unwrap().into_inner().device;
+        let outcome = work(Path::new(&device));
+        for _ in 0..100 {
+            let target = Some(v1::detach_request::Target::VolumeId(self.id.clone()));
+            if client.node().detach(v1::DetachRequest { target }).await.is_ok() {
+                return outcome;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("{device} is never released");
+    }
+
+    /// Writes behind the driver's back.
+    pub async fn write_at(&self, offset: u64, bytes: &[u8]) {
+        self.with_device(|device| {
+            let device = std::fs::OpenOptions::new().write(true).open(device).unwrap();
+            device.write_all_at(bytes, offset).unwrap();
+            device.sync_all().unwrap();
+        })
+        .await;
     }
 }
 
