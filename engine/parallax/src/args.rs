@@ -223,6 +223,13 @@ pub(crate) enum Command {
     /// Verifies the whole pool without writing. Exit code: 0 clean, 1 damage found, 2 could not run.
     Check,
 
+    /// Shows what is on a device, byte by byte where needed; never writes. Wants --pool.
+    #[command(subcommand)]
+    Inspect(InspectCommand),
+
+    /// Measures the store against the bare file it lies on, in a scratch file of its own.
+    Bench(BenchArguments),
+
     /// Prints completions for a shell.
     Completions {
         /// Which shell.
@@ -259,6 +266,41 @@ pub(crate) enum PoolCommand {
     Info,
 }
 
+/// What to look at.
+#[derive(Debug, Subcommand)]
+pub(crate) enum InspectCommand {
+    /// Both superblocks.
+    Superblock,
+    /// One extent: what owns it and what it holds.
+    Extent {
+        /// Its number.
+        number: u32,
+    },
+    /// Root slots of a volume.
+    Root {
+        /// Name or id.
+        volume: String,
+    },
+    /// Nodes of a volume's tree.
+    Radix {
+        /// Name or id.
+        volume: String,
+        /// Levels to go down from the root.
+        #[arg(long, default_value_t = 1)]
+        depth: u8,
+    },
+    /// The journal of a volume.
+    Journal {
+        /// Name or id.
+        volume: String,
+    },
+    /// A block as hexadecimal bytes.
+    Block {
+        /// Byte offset on the device.
+        offset: u64,
+    },
+}
+
 /// What an image is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImageFormat {
@@ -268,6 +310,23 @@ pub(crate) enum ImageFormat {
     Raw,
     /// QEMU's.
     Qcow2,
+}
+
+/// Measuring.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchArguments {
+    /// Directory for the scratch file; on the disk that is to be measured.
+    #[arg(long, default_value = ".", value_hint = ValueHint::DirPath)]
+    pub(crate) directory: PathBuf,
+    /// Bytes that the workloads work on.
+    #[arg(long, default_value = "1G")]
+    pub(crate) size: ByteSize,
+    /// Seconds of each workload.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) seconds: u64,
+    /// Snapshots for the rows that have many.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) snapshots: u32,
 }
 
 #[cfg(test)]
@@ -312,6 +371,9 @@ mod tests {
             "parallax attachments",
             "parallax gc",
             "parallax check --json --pool /dev/sdb",
+            "parallax --pool /dev/sdb inspect superblock",
+            "parallax --pool p inspect radix db --depth 2",
+            "parallax bench --size 64M --seconds 1",
             "parallax completions bash",
             "parallax man /tmp/man",
         ] {

@@ -25,8 +25,15 @@ impl Failure {
 
     /// With what to do about it, unless something better is known already.
     pub(crate) fn or_try(mut self, next: impl Into<String>) -> Self {
-        self.next.get_or_insert_with(|| next.into());
+        if !self.advises() {
+            self.next.get_or_insert_with(|| next.into());
+        }
         self
+    }
+
+    /// Many messages of the engine name the next command themselves.
+    fn advises(&self) -> bool {
+        self.message.contains("`parallax ")
     }
 
     /// With what was being done.
@@ -60,20 +67,22 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let text = status.message();
         let message = if text.is_empty() { status.code().description().to_owned() } else { text.to_owned() };
-        // Many messages of the engine name the next command themselves.
         let next = match status.code() {
-            _ if text.contains("`parallax ") => None,
             Code::NotFound if text.contains("snapshot") => Some("parallax snap-list"),
             Code::NotFound => Some("parallax list"),
             Code::ResourceExhausted => Some("parallax gc; then parallax pool info shows what is free"),
             Code::DataLoss => Some("parallax check"),
+            Code::FailedPrecondition if text.contains("in use: mounted") => None,
             Code::FailedPrecondition if text.contains("attached") => Some("parallax detach"),
             Code::AlreadyExists => Some("another name; parallax list --all shows those that are taken"),
             Code::Unavailable => Some("the same again; the daemon's log says more"),
             Code::DeadlineExceeded => Some("the same again; what was asked for may have happened"),
             _ => None,
         };
-        Self { message, next: next.map(str::to_owned) }
+        match next {
+            Some(next) => Self::new(message).or_try(next),
+            None => Self::new(message),
+        }
     }
 }
 

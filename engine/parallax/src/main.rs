@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod commands;
 mod failure;
 mod forest;
 mod image;
+mod inspect;
 mod output;
 mod session;
 mod time;
@@ -60,6 +62,8 @@ async fn run(Arguments { place, json, command }: Arguments) -> Outcome<u8> {
             shell::completions(shell);
             return Ok(0);
         }
+        Command::Inspect(what) => return inspect::run(place.pool.as_deref(), output, &what).map(|()| 0),
+        Command::Bench(arguments) => return bench::run(&arguments, output).await.map(|()| 0),
         Command::Man { directory } => return shell::man(&directory).map(|()| 0),
         Command::Pool(PoolCommand::Create { path, size, extent, force }) => {
             return pool::create(output, &path, size, extent, force).await.map(|()| 0);
@@ -106,6 +110,8 @@ async fn with_pool(session: &Session, output: Output, command: Command) -> Outco
         Command::Attachments => device::list(session, output).await,
         Command::Gc => gc::run(session, output).await,
         Command::Check
+        | Command::Inspect(_)
+        | Command::Bench(_)
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Pool(PoolCommand::Create { .. }) => {

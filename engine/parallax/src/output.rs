@@ -148,6 +148,15 @@ impl From<v1::Volume> for VolumeView {
 }
 
 impl VolumeView {
+    /// What people call it; a deleted one has no name any more.
+    pub(crate) fn shown(&self) -> String {
+        if self.deleted {
+            format!("({})", self.id.chars().take(8).collect::<String>())
+        } else {
+            self.name.clone()
+        }
+    }
+
     /// What is worth knowing about it now, in a few words.
     pub(crate) fn state(&self) -> String {
         let mut words: Vec<String> = Vec::new();

@@ -64,11 +64,7 @@ async fn detach_source(session: &Session, source: &str) -> Outcome<String> {
     };
     let client = session.client();
     let request = v1::DetachRequest { target: Some(target) };
-    client
-        .node()
-        .detach(client.request(request))
-        .await
-        .map_err(|status| Failure::from(status).or_try("unmounting it first; `lsblk` shows who uses it"))?;
+    client.node().detach(client.request(request)).await?;
     Ok(id)
 }
 

@@ -108,7 +108,7 @@ pub(crate) async fn list(session: &Session, output: Output, deleted: bool, usage
             .filter_map(|volume| Some(format!("\n{}: {}\n", volume.name, volume.fault.as_deref()?)))
             .collect();
         let rows = volumes.iter().map(|volume| {
-            let mut row = vec![volume.name.clone(), size(volume.size_bytes)];
+            let mut row = vec![volume.shown(), size(volume.size_bytes)];
             if let Some(usage) = &volume.usage {
                 row.extend([usage.mapped_bytes, usage.shared_bytes, usage.metadata_bytes].map(size));
             }

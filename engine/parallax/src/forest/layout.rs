@@ -132,7 +132,7 @@ pub(super) fn lay_out(forest: &Forest) -> Layout {
     let names = forest
         .lanes
         .iter()
-        .map(|lane| lane.volume.name.chars().count() as f64 * NAME_CHARACTER + 60.0)
+        .map(|lane| lane.volume.shown().chars().count() as f64 * NAME_CHARACTER + 60.0)
         .fold(NAMES_MIN, f64::max);
     let height = rows.last().map_or(TOP, |row| row.top + row.height) + 24.0;
     Layout { rows, ticks: thin(&ticks), now, width: now + names, height }

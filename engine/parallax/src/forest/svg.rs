@@ -233,7 +233,7 @@ fn name(lane: &Lane, row: &Row, layout: &Layout, colour: &str, out: &mut String)
         r#"<text x="{:.1}" y="{:.1}" font-size="14" font-weight="600" fill="{ink}">{}</text>"#,
         x + 18.0,
         y - 1.0,
-        Escaped(&volume.name)
+        Escaped(&volume.shown())
     )?;
     let soft = if volume.fault.is_some() { ALARM } else { SOFT };
     writeln!(

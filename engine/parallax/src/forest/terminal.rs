@@ -65,7 +65,8 @@ fn branch(forest: &Forest, number: usize, indent: &str, joint: &str, rail: &str,
 }
 
 fn title(lane: &Lane) -> String {
-    let mut line = format!("{}  {}  {}", lane.volume.name, size(lane.volume.size_bytes), lane.volume.state());
+    let mut line =
+        format!("{}  {}  {}", lane.volume.shown(), size(lane.volume.size_bytes), lane.volume.state());
     line.truncate(line.trim_end().len());
     line
 }

@@ -1,0 +1,7 @@
+//! The real daemon, as a process, on a pool in a temporary file.
+
+mod content;
+mod life;
+mod network;
+mod registry;
+mod world;
