@@ -33,6 +33,9 @@ const THREADS: usize = 8;
 /// Pieces of one message, at most.
 const PIECES_MAX: usize = 1024;
 
+/// Pause after a failure that should not be, so that it does not become a busy loop.
+const FAILURE_PAUSE: Duration = Duration::from_millis(50);
+
 pub(super) struct Poller {
     wake: OwnedFd,
     /// Counts suspended time, as poll's own timeout does not.
@@ -154,6 +157,7 @@ impl Poller {
             && error != Errno::INTR
         {
             tracing::error!(%error, "poll failed");
+            std::thread::sleep(FAILURE_PAUSE);
         }
         let fired = |index: usize| !polled[index].revents().is_empty();
         let (woken, timed_out) = (fired(0), fired(1));

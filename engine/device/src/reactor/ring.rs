@@ -41,6 +41,9 @@ const QUEUE_MAX: u32 = 256;
 /// Pieces of one message, at most (`UIO_MAXIOV`).
 const PIECES_MAX: usize = 1024;
 
+/// Pause after a failure that should not be, so that it does not become a busy loop.
+const FAILURE_PAUSE: Duration = Duration::from_millis(50);
+
 /// What the kernel has been lent.
 enum Flight {
     Request { request: Request, message: Option<Box<Message>> },
@@ -132,6 +135,7 @@ impl Ring {
             // EBUSY: completions must be reaped first. EINTR: a signal. Else the next turn says it again.
             if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EINTR | libc::EAGAIN)) {
                 tracing::error!(%error, "io_uring_enter failed");
+                std::thread::sleep(FAILURE_PAUSE);
             }
         }
         self.reap(finished);

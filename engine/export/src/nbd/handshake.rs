@@ -192,8 +192,11 @@ impl<'a> Handshake<'a> {
         let knows_block_size = choice.wanted.contains(&info::BLOCK_SIZE);
         if option == option::GO && !knows_block_size && geometry.logical_block > 512 {
             self.seat.leave();
-            let message = "requests must be multiples of 4096 bytes: ask for the block size first";
-            return self.refuse(option, reply::BLOCK_SIZE_REQUIRED, message).await;
+            let message = format!(
+                "requests must be multiples of {} bytes: ask for the block size first",
+                geometry.logical_block
+            );
+            return self.refuse(option, reply::BLOCK_SIZE_REQUIRED, &message).await;
         }
         let mut about = U16::new(info::EXPORT).as_bytes().to_vec();
         about.extend(shape(&export).as_bytes());

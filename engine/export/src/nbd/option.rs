@@ -8,7 +8,7 @@ use zerocopy::{
 };
 
 /// Bytes of a string, at most, as the protocol has it.
-const STRING_MAX: usize = 4096;
+pub(super) const STRING_MAX: usize = 4096;
 
 /// What is left of a payload.
 struct Payload<'a>(&'a [u8]);

@@ -3,7 +3,7 @@
 //! Invariant: whoever uses an export has a seat that names it, taken under the lock that also guards the
 //! exports. So an export that was removed, and whose seats are empty, is used by nobody.
 
-use super::NbdExport;
+use super::{NbdExport, option::STRING_MAX};
 use parallax_block::{Error, ErrorKind, Result};
 use parallax_device::Stream;
 use parking_lot::Mutex;
@@ -50,6 +50,10 @@ impl Which<'_> {
 
 impl Registry {
     pub(super) fn add(&self, export: NbdExport) -> Result<()> {
+        if export.name.len() > STRING_MAX || export.description.len() > STRING_MAX {
+            let message = format!("names and descriptions of exports have at most {STRING_MAX} bytes");
+            return Err(Error::invalid(message));
+        }
         let mut state = self.0.lock();
         if state.exports.contains_key(&export.name) {
             let message = format!("an export named '{}' is being served already", export.name);
