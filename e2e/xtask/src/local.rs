@@ -79,7 +79,7 @@ impl Stack {
         self.spawn("controller", &mut controller)?;
         let mut node = process::command(&binaries.parallax_csi);
         node.args(["node", "--endpoint", &unix(self.node_socket()), "--daemon", &unix(self.daemon_socket())]);
-        node.arg("--kubelet-dir").arg(self.kubelet());
+        node.arg("--no-registrar").arg("--kubelet-dir").arg(self.kubelet());
         self.spawn("node", &mut node)?;
         answers(&self.controller_socket())?;
         answers(&self.node_socket())

@@ -27,7 +27,7 @@ pub(crate) fn run(world: &World, profile: Profile) -> Result<()> {
     let values = json!({
         "image": {"registry": "", "repository": repository, "tag": tag, "pullPolicy": "Never"},
         "controller": {"replicas": 1},
-        "pool": {"path": "/var/lib/parallax/pool.img", "create": {"size": POOL_SIZE}},
+        "pool": {"path": "/var/lib/parallax/pool.img", "create": {"enabled": true, "size": POOL_SIZE}},
     });
     let file = Layout::of(world).at("values.json");
     fs::write(&file, values.to_string()).context("writing the chart's values")?;

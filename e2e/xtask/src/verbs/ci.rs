@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::e2e::{sanity, stories};
 use super::manifests;
-use crate::build::{self, HELM, KUBERNETES};
+use crate::build::{self, CSI_SANITY, HELM, KUBERNETES, Profile};
+use crate::cluster::{Layout, down, status};
 use crate::world::World;
 use parallax_e2e::process::{self, BUILD};
-use parallax_e2e::say;
+use parallax_e2e::{runner, say};
 
 /// Programs that the stages take from Debian.
 pub(crate) const PACKAGES: &[(&str, &str)] = &[
@@ -58,7 +60,10 @@ const STAGES: &[Stage] = &[
     Stage { name: "clippy", cluster: false, run: clippy },
     Stage { name: "licences and sources", cluster: false, run: deny },
     Stage { name: "unit tests", cluster: false, run: tests },
+    Stage { name: "drill", cluster: false, run: drill },
     Stage { name: "chart and manifests", cluster: false, run: chart },
+    Stage { name: "csi-sanity", cluster: true, run: sanity },
+    Stage { name: "a story on a real cluster", cluster: true, run: story },
 ];
 
 pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
@@ -159,7 +164,10 @@ fn deny(world: &World) -> Result<Count> {
 }
 
 fn tests(world: &World) -> Result<Count> {
+    // One of the driver's own tests runs the conformance test; it wants to know where that is.
+    CSI_SANITY.ensure(world)?;
     let mut command = cargo(world, &["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.env("CSI_SANITY", CSI_SANITY.program(world, "csi-sanity"));
     let log = world.cache.join("unit-tests.log");
     std::fs::remove_file(&log).ok();
     let outcome = process::logged(&mut command, &log, BUILD);
@@ -238,6 +246,34 @@ fn chart(world: &World) -> Result<Count> {
     }
     check("manifests/ is what the chart renders", manifests::run(world, &manifests::Args { check: true }));
     Ok(count)
+}
+
+/// Seconds after which the drill of continuous integration begins no new seed.
+const DRILL_SECONDS: &str = "60";
+
+fn drill(world: &World) -> Result<Count> {
+    let mut command = cargo(world, &["run", "--quiet", "--locked", "-p", "parallax-drill", "--"]);
+    command.args(["--seeds", "1000000", "--seconds", DRILL_SECONDS, "--threads", "2"]);
+    process::shown(&mut command, BUILD)?;
+    Ok(Count::ONE)
+}
+
+fn sanity(world: &World) -> Result<Count> {
+    sanity::run(world, &sanity::Args { profile: Profile::Dev, focus: None })
+}
+
+/// One story, on a cluster that is started for it. A cluster that ran before is kept.
+fn story(world: &World) -> Result<Count> {
+    let ran_before = status::init(&Layout::of(world)).is_some();
+    let outcome = stories::ready(world, Profile::Dev)
+        .and_then(|kube| Ok(runner::tell(&kube, &runner::select(&["smoke".into()])?)));
+    if !ran_before {
+        let ended = down::run(world);
+        let outcome = outcome?;
+        ended?;
+        return Ok(Count { passed: outcome.passed, failed: outcome.failed });
+    }
+    outcome.map(|outcome| Count { passed: outcome.passed, failed: outcome.failed })
 }
 
 #[cfg(test)]
