@@ -77,3 +77,20 @@ impl Default for Limits {
         Self { cache_bytes: 64 << 20, dirty_nodes_max: 16_384 }
     }
 }
+
+/// For a pool that is only looked at: there is nothing to run and no time to tell.
+struct NoRuntime;
+
+impl Runtime for NoRuntime {
+    fn spawn(&self, task: parallax_block::BoxFuture<'static, ()>) {
+        drop(task);
+    }
+
+    fn now(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+
+    fn sleep(&self, _delay: std::time::Duration) -> parallax_block::BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

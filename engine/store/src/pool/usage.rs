@@ -80,7 +80,8 @@ impl Pool {
         let mut at = 0;
         while at < family.len() {
             let of = family[at];
-            let origin = |record: &VdiRecord| record.source_snapshot.map(|(vdi, _)| vdi).or(record.source_vdi);
+            let origin =
+                |record: &VdiRecord| record.source_snapshot.map(|(vdi, _)| vdi).or(record.source_vdi);
             let mine = known.vdis.get(&of.0).and_then(origin);
             let related =
                 known.vdis.values().filter(|record| origin(record) == Some(of.0) || mine == Some(record.id));

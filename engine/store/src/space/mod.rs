@@ -385,7 +385,14 @@ impl Inner {
     fn release(&mut self, runs: &[Run]) {
         for run in runs {
             if let Some(map) = self.extents.get_mut(&run.start.extent()) {
-                map.clear(run.start.block(), run.count);
+                let freed = map.clear(run.start.block(), run.count);
+                debug_assert_eq!(
+                    freed,
+                    run.count,
+                    "{} and {} more were free already",
+                    run.start,
+                    run.count - 1
+                );
             }
             if let Some(candidates) = &mut self.candidates {
                 candidates.clear(run.start, run.count);

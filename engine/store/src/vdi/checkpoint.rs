@@ -152,7 +152,10 @@ impl VdiCore {
                     && mapping.pending.is_empty()
                     && mapping.deleted.is_empty()
                     && mapping.labels.is_empty();
-                if mode == Mode::IfChanged && unchanged {
+                // The two checkpoints of a release belong together: one between them would leave a root slot
+                // that names a journal which the release then frees.
+                let superfluous = mapping.draining && mode != Mode::Release;
+                if superfluous || (mode == Mode::IfChanged && unchanged) {
                     return Ok(());
                 }
                 {

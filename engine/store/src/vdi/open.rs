@@ -150,6 +150,8 @@ async fn begin_epoch(
         return Ok((Epoch { grant: grant.number, open: open + 1 }, grant.slots));
     }
     let run = pool.space.take(&**pool, ExtentKind::Metadata, SLOTS, SLOTS, None).await?;
+    // The marks are durable before the registry names the slots.
+    pool.disk.flush().await?;
     let number = record.grant.map_or(0, |grant| grant.number) + 1;
     let grant = Grant { number, incarnation: pool.incarnation, slots: run.start };
     // Number 0 says: before this grant, the initial root counts.

@@ -1,0 +1,168 @@
+//! Design, section 5: d to g: marks before data, garbage collection, pins, running out of space.
+
+use crate::rig::*;
+use parallax_block::{BlockDevice, ByteRange, ErrorKind};
+use parallax_sim::Unflushed;
+use parallax_store::Source;
+
+#[test]
+fn rule_5f_an_open_snapshot_is_not_deleted() {
+    let rig = Rig::new(1);
+    let (pool, vdi) = rig.with_volume(MIB);
+    rig.world.run(async {
+        put(&*vdi, 0, 1).await;
+        let info = snapshot(&pool, &[vdi.id()]).await.unwrap().remove(0);
+        pool.materialise(info.id).await.unwrap();
+        let view = pool.open_snapshot(info.id).await.unwrap();
+        assert_eq!(pool.delete_snapshot(info.id).await.unwrap_err().kind(), ErrorKind::Busy);
+        put(&*vdi, 0, 2).await;
+        pool.collect_garbage(&|_| {}).await.unwrap();
+        assert_eq!(get(&*view, 0).await, 1);
+        view.close().await.unwrap();
+        pool.delete_snapshot(info.id).await.unwrap();
+    });
+    rig.close(&pool);
+}
+
+#[test]
+fn rule_5g_only_the_write_that_does_not_fit_fails_and_the_pool_stays_usable() {
+    let rig = Rig::sized(2, 16 * MIB);
+    let (pool, vdi) = rig.with_volume(64 * MIB);
+    rig.world.run(async {
+        put(&*vdi, 0, 1).await;
+        vdi.flush().await.unwrap();
+        let mut block = 1;
+        let error = loop {
+            match try_put(&*vdi, block * BLOCK, 16 * BLOCK, 2).await {
+                Ok(()) => block += 16,
+                Err(error) => break error,
+            }
+            assert!(block < 16 * MIB / BLOCK, "a pool of 16 MiB took {block} blocks");
+        };
+        assert_eq!(error.kind(), ErrorKind::OutOfSpace);
+        // In place still works, and so does everything that needs a little metadata.
+        put(&*vdi, 0, 3).await;
+        vdi.flush().await.unwrap();
+        assert_eq!(get(&*vdi, block - 1).await, 2);
+        vdi.discard(ByteRange::new(BLOCK, (block - 1) * BLOCK).unwrap()).await.unwrap();
+        vdi.flush().await.unwrap();
+        pool.collect_garbage(&|_| {}).await.unwrap();
+        try_put(&*vdi, 20 * MIB, MIB, 4).await.unwrap();
+        vdi.flush().await.unwrap();
+        assert_eq!((get(&*vdi, 0).await, get(&*vdi, 20 * MIB / BLOCK).await), (3, 4));
+    });
+    rig.close(&pool);
+}
+
+#[test]
+fn rule_5g_a_full_pool_can_be_emptied_and_used_again_and_again() {
+    let rig = Rig::sized(3, 16 * MIB);
+    let pool = rig.open();
+    rig.world.run(async {
+        let empty = pool.info().data_used;
+        for round in 0..3 {
+            let info = pool.create_vdi(request("big", Some(64 * MIB), Source::Empty)).await.unwrap();
+            let vdi = pool.attach(info.id).await.unwrap();
+            let mut written = 0;
+            while try_put(&*vdi, written, MIB / 4, 1).await.is_ok() {
+                written += MIB / 4;
+                if written.is_multiple_of(4 * MIB) {
+                    // Shared with a snapshot, so that deleting has something to untangle.
+                    let _ = snapshot(&pool, &[vdi.id()]).await;
+                }
+            }
+            assert!(written >= 4 * MIB, "round {round}: only {written} bytes fitted");
+            vdi.detach().await.unwrap();
+            for info in pool.snapshots(info.id, 0, 100).await.unwrap() {
+                pool.delete_snapshot(info.id).await.unwrap();
+            }
+            pool.delete_vdi(info.id).await.unwrap();
+            pool.collect_garbage(&|_| {}).await.unwrap();
+            assert_eq!(pool.info().data_used, empty, "round {round}: space did not come back");
+        }
+    });
+    rig.close(&pool);
+}
+
+#[test]
+fn rule_5d_space_that_a_crash_left_behind_comes_back() {
+    for unflushed in Unflushed::ALL {
+        let mut rig = Rig::sized(4, 16 * MIB);
+        let (_pool, vdi) = rig.with_volume(8 * MIB);
+        rig.world.run(async {
+            for block in 0..500 {
+                put(&*vdi, block, 1).await;
+                if block == 100 {
+                    vdi.flush().await.unwrap();
+                }
+            }
+        });
+        rig.power_cut(unflushed);
+        let pool = rig.open();
+        rig.world.run(async {
+            pool.delete_vdi(volume(&pool).id).await.unwrap();
+            pool.collect_garbage(&|_| {}).await.unwrap();
+            assert_eq!(pool.info().data_used, 0);
+        });
+        rig.close(&pool);
+    }
+}
+
+#[test]
+fn rule_5e_collection_amid_everything_frees_nothing_that_lives() {
+    for seed in 0..12 {
+        let rig = Rig::sized(seed, 16 * MIB);
+        let (pool, vdi) = rig.with_volume(4 * MIB);
+        rig.world.run(async {
+            for block in 0..256 {
+                put(&*vdi, block, 1).await;
+            }
+        });
+        let (collector, writer, taker) = (pool.clone(), vdi.clone(), pool.clone());
+        let collecting = rig.start("collector", async move {
+            for _ in 0..4 {
+                collector.collect_garbage(&|_| {}).await.unwrap();
+            }
+        });
+        let writing = rig.start("writer", async move {
+            for block in 0..256 {
+                if block % 3 == 0 {
+                    writer.discard(ByteRange::new(block * BLOCK, BLOCK).unwrap()).await.unwrap();
+                }
+                put(&*writer, block, 2).await;
+            }
+        });
+        let id = vdi.id();
+        let taking = rig.start("snapshots and clones", async move {
+            for round in 0..4 {
+                let info = snapshot(&taker, &[id]).await.unwrap().remove(0);
+                taker.materialise(info.id).await.unwrap();
+                let name = format!("clone {round}");
+                taker.create_vdi(request(&name, None, Source::Snapshot(info.id))).await.unwrap();
+                taker.delete_snapshot(info.id).await.unwrap();
+            }
+        });
+        collecting.wait();
+        writing.wait();
+        taking.wait();
+        rig.world.run(async {
+            for block in 0..256 {
+                assert_eq!(get(&*vdi, block).await, 2, "seed {seed}, block {block}");
+            }
+            for info in pool.vdis() {
+                if info.id != id {
+                    let clone = pool.attach(info.id).await.unwrap();
+                    for block in 0..256 {
+                        let byte = get(&*clone, block).await;
+                        assert!(
+                            [0, 1, 2].contains(&byte),
+                            "seed {seed}: {} block {block}: {byte}",
+                            info.name
+                        );
+                    }
+                }
+            }
+        });
+        rig.close(&pool);
+    }
+}
