@@ -72,7 +72,7 @@ impl Options {
     /// What `seed` decides; `ops` are spread over the lives of the pool.
     pub fn derive(seed: u64, ops: u64) -> Self {
         let mut prng = Prng::new(seed ^ 0x6f70_7469_6f6e_7300);
-        let extent_bytes = 64 << 10;
+        let extent_bytes = 256 << 10;
         let tight = prng.chance(1, 4);
         let lives = prng.range(1..6) as usize;
         let lanes = prng.range(1..9) as usize;

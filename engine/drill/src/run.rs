@@ -7,7 +7,7 @@ use crate::{
     subject::{Death, Subject, System},
 };
 use parallax_block::Runtime;
-use parallax_sim::{DiskOptions, Either, Prng, Process, SimDisk, SimTails, Unflushed, World, either};
+use parallax_sim::{DiskOptions, Either, Image, Prng, Process, SimDisk, SimTails, Unflushed, World, either};
 use parallax_store::{CreatePool, Environment, Name, Severity};
 use parking_lot::Mutex;
 use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -185,9 +185,10 @@ impl Drill {
         let mut prng = self.world.prng();
         let latency = Duration::from_micros(5)..self.options.latency_max;
         let disk_options = DiskOptions { latency, ..DiskOptions::new(self.options.capacity) };
-        let mut disk = SimDisk::new(&self.world, disk_options);
+        // A disk that was used before: what is exposed without having been written is not zeroes.
+        let mut disk = SimDisk::with_image(&self.world, disk_options, Image::filled(0xee));
         let process = self.world.process("format");
-        let options = CreatePool { extent_bytes: Some(self.options.extent_bytes), force: false };
+        let options = CreatePool { extent_bytes: Some(self.options.extent_bytes), force: true };
         let created = self.system.create(&disk, options, &self.environment(&process)).await;
         created.map_err(|error| Failure::new(format!("formatting the pool: {error:?}")))?;
         process.kill();

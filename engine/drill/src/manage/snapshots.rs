@@ -3,11 +3,11 @@
 use super::{Checked, Life};
 use crate::{
     Failure,
-    model::{Doubt, Held, Snapshot, Stamp},
+    model::{Cut, Doubt, Held, Snapshot, Stamp},
 };
 use parallax_block::SECTOR_SIZE;
 use parallax_store::{DiffExtent, SnapshotId, TakeSnapshot, VdiId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const SECTOR: u64 = SECTOR_SIZE as u64;
 
@@ -39,12 +39,12 @@ impl Life {
         let taken = self.end(key, "snapshot", answer)?;
         let mut made: Vec<SnapshotId> = Vec::new();
         if let Some(infos) = taken {
-            let of: Vec<VdiId> = infos.iter().map(|info| info.id.vdi).collect();
-            if of != vdis {
-                return Err(Failure::new(format!("snapshots of {vdis:?} were asked, {of:?} were taken")));
-            }
+            let mut cuts: BTreeMap<VdiId, Cut> = vdis.iter().copied().zip(cuts).collect();
             let mut forest = self.drill.forest.lock();
-            for (info, cut) in infos.iter().zip(cuts) {
+            for info in &infos {
+                let Some(cut) = cuts.remove(&info.id.vdi) else {
+                    return Err(Failure::new(format!("a snapshot that was not asked for: {info:?}")));
+                };
                 let size = forest.volume(info.id.vdi).size;
                 if (info.size, info.label.as_str()) != (size, label.as_str()) {
                     return Err(Failure::new(format!(
@@ -59,6 +59,9 @@ impl Life {
                 let snapshot = Snapshot { size, label: label.clone(), held: Held::Cut(cut), busy: true };
                 forest.add_snapshot(info.id, snapshot)?;
                 made.push(info.id);
+            }
+            if !cuts.is_empty() {
+                return Err(Failure::new(format!("snapshots of {vdis:?} were asked, taken were {infos:?}")));
             }
             self.drill.count(|summary| summary.snapshots += infos.len() as u64);
         }
@@ -180,8 +183,10 @@ impl Life {
             let answer = self.pool.exclusive(id).await;
             let exclusive = self.must(&format!("exclusive bytes of {id}"), answer)?;
             self.release_snapshot(id);
-            if exclusive > size {
-                return Err(Failure::new(format!("{id} of {size} bytes holds {exclusive} bytes alone")));
+            if exclusive > size * 2 + 65536 {
+                return Err(Failure::new(format!(
+                    "{id} of {size} bytes holds {exclusive} bytes alone, metadata included"
+                )));
             }
         }
         Ok(())

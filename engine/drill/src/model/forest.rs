@@ -147,6 +147,8 @@ pub struct Forest {
     pub log: Vec<Note>,
     /// Content that a volume may have instead of its registers', when a revert is in doubt.
     pub or_else: BTreeMap<VdiId, BTreeMap<u64, Stamp>>,
+    /// Sizes that volumes may have instead, when a growth is in doubt.
+    pub growing: BTreeMap<VdiId, u64>,
     last_stamp: u64,
     last_name: u64,
 }
@@ -160,6 +162,7 @@ impl Forest {
             doubts: BTreeMap::new(),
             log: Vec::new(),
             or_else: BTreeMap::new(),
+            growing: BTreeMap::new(),
             last_stamp: 0,
             last_name: 0,
         }

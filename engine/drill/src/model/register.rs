@@ -11,9 +11,12 @@
 
 use super::{
     content::Stamp,
-    writes::{Outcome, Tick, WriteId, Writes},
+    writes::{NEVER, Outcome, Tick, WriteId, Writes},
 };
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A volume maps blocks of this many sectors.
+const BLOCK_SECTORS: u64 = 8;
 
 /// One value that a sector may hold.
 #[derive(Debug, Clone, Copy)]
@@ -28,13 +31,13 @@ pub struct Entry {
     certain: bool,
     /// A read has seen it.
     seen: bool,
-    /// A read has seen something newer instead; only a power cut can bring it back.
-    gone: bool,
+    /// When a read that has seen something newer instead had ended; only a power cut can bring it back.
+    gone: Tick,
 }
 
 impl Entry {
     const BASE: Self =
-        Self { stamp: Stamp::ZERO, write: WriteId::BASE, order: 0, certain: true, seen: true, gone: false };
+        Self { stamp: Stamp::ZERO, write: WriteId::BASE, order: 0, certain: true, seen: true, gone: NEVER };
 
     /// Whether it hides what lies below it from readers.
     fn hides(&self, writes: &Writes) -> bool {
@@ -92,7 +95,7 @@ impl Registers {
         let write = writes.adopt();
         let entry = |stamp| {
             let order = writes.get(write).begin;
-            vec![Entry { stamp, write, order, certain: true, seen: true, gone: false }]
+            vec![Entry { stamp, write, order, certain: true, seen: true, gone: NEVER }]
         };
         Self { sectors: stamps.iter().map(|(lba, stamp)| (*lba, entry(*stamp))).collect() }
     }
@@ -102,7 +105,7 @@ impl Registers {
         let order = writes.get(write).begin;
         for Piece { lba, stamp, certain } in pieces.iter().copied() {
             let entries = self.sectors.entry(lba).or_insert_with(|| vec![Entry::BASE]);
-            entries.push(Entry { stamp, write, order, certain, seen: false, gone: false });
+            entries.push(Entry { stamp, write, order, certain, seen: false, gone: NEVER });
         }
     }
 
@@ -147,7 +150,7 @@ impl Registers {
         let unique = holders.iter().filter(|holder| **holder).count() == 1;
         for (entry, holder) in entries.iter_mut().zip(holders) {
             if !holder {
-                entry.gone = true;
+                entry.gone = entry.gone.min(end);
             } else if unique {
                 entry.seen = true;
                 entry.order = begin;
@@ -166,7 +169,7 @@ impl Registers {
             let certain = true;
             *entries = stamps
                 .into_iter()
-                .map(|stamp| Entry { stamp, write: adopted, order, certain, seen: false, gone: false })
+                .map(|stamp| Entry { stamp, write: adopted, order, certain, seen: false, gone: NEVER })
                 .collect();
         }
     }
@@ -205,8 +208,7 @@ impl Registers {
             .iter()
             .map(|entry| {
                 let write = writes.get(entry.write);
-                let end =
-                    if write.end == super::writes::NEVER { "...".to_owned() } else { write.end.to_string() };
+                let end = if write.end == NEVER { "...".to_owned() } else { write.end.to_string() };
                 format!(
                     "{} ticks {}..{end} {:?}{}{}{}",
                     entry.stamp,
@@ -214,7 +216,7 @@ impl Registers {
                     write.outcome,
                     if write.flushed { ", flushed" } else { "" },
                     if entry.seen { ", seen" } else { "" },
-                    if entry.gone { ", gone" } else { "" },
+                    if entry.gone < NEVER { ", gone" } else { "" },
                 )
             })
             .collect()
@@ -230,7 +232,7 @@ fn readable<'a>(
     entries.iter().filter(move |entry| {
         let over =
             |other: &Entry| other.hides(writes) && other.end(writes) < begin && other.is_above(entry, writes);
-        !entry.gone && writes.get(entry.write).begin < end && !entries.iter().any(over)
+        entry.gone > begin && writes.get(entry.write).begin < end && !entries.iter().any(over)
     })
 }
 
@@ -250,12 +252,12 @@ pub struct Cut {
 
 impl Cut {
     /// Judges what was found at every sector of several disks that were cut at one instant. There must be
-    /// one moment such that every write that ended before it is in, none that began after it is, and an
-    /// acknowledged write is in with all its sectors or with none.
+    /// one moment such that every write that ended before it is in, none that began after it is, and what an
+    /// acknowledged write brought to one block is in as a whole or not at all.
     pub fn judge(cuts: &[(&Self, &BTreeMap<u64, Stamp>)], writes: &Writes) -> Result<(), (usize, Wrong)> {
         let found = |disk: usize, lba: u64| cuts[disk].1.get(&lba).copied().unwrap_or_default();
         let mut moment = cuts.iter().map(|(cut, _)| cut.begin).max().unwrap_or(0);
-        let mut included: BTreeSet<WriteId> = BTreeSet::new();
+        let mut included: BTreeSet<(WriteId, usize, u64)> = BTreeSet::new();
         for (disk, (cut, stamps)) in cuts.iter().enumerate() {
             if let Some((lba, stamp)) =
                 stamps.iter().find(|(lba, stamp)| **stamp != Stamp::ZERO && !cut.sectors.contains_key(lba))
@@ -280,7 +282,7 @@ impl Cut {
                     && only.certain
                     && writes.get(only.write).outcome == Outcome::Done
                 {
-                    included.insert(only.write);
+                    included.insert((only.write, disk, lba / BLOCK_SECTORS));
                 }
             }
         }
@@ -301,8 +303,9 @@ impl Cut {
                     let rule = "a snapshot that holds a write holds every write that ended before it began";
                     return Err((disk, Wrong { lba: *lba, found: value, allowed: allowed(), rule }));
                 }
-                if !fits(&|other| other.certain && included.contains(&other.write)) {
-                    let rule = "a snapshot holds a write wholly or not at all";
+                let block = lba / BLOCK_SECTORS;
+                if !fits(&|other| other.certain && included.contains(&(other.write, disk, block))) {
+                    let rule = "a snapshot holds what a write brought to a block wholly or not at all";
                     return Err((disk, Wrong { lba: *lba, found: value, allowed: allowed(), rule }));
                 }
             }

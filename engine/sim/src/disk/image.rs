@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 const PAGE: u64 = 4096;
 
-/// Bytes of a disk; what was never written reads as zeroes. Cloning shares the pages.
+/// Bytes of a disk; what was never written reads as the background. Cloning shares the pages.
 #[derive(Clone, Default)]
 pub struct Image {
+    background: u8,
     pages: BTreeMap<u64, Arc<[u8; PAGE as usize]>>,
 }
 
@@ -17,13 +18,19 @@ impl Image {
         Self::default()
     }
 
+    /// `background` in every byte: a disk that was used before. What a store exposes without having written it
+    /// does not look like zeroes there.
+    pub fn filled(background: u8) -> Self {
+        Self { background, pages: BTreeMap::new() }
+    }
+
     /// Fills `bytes` from `offset`.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) {
         for (page, start, part) in pages(offset, bytes.len()) {
             let target = &mut bytes[part.clone()];
             match self.pages.get(&page) {
                 Some(content) => target.copy_from_slice(&content[start..start + part.len()]),
-                None => target.fill(0),
+                None => target.fill(self.background),
             }
         }
     }
@@ -31,23 +38,29 @@ impl Image {
     /// Stores `bytes` at `offset`.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         for (page, start, part) in pages(offset, bytes.len()) {
-            let content = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE as usize]));
+            let blank = [self.background; PAGE as usize];
+            let content = self.pages.entry(page).or_insert_with(|| Arc::new(blank));
             Arc::make_mut(content)[start..start + part.len()].copy_from_slice(&bytes[part]);
         }
     }
 
-    /// Stores `byte` throughout `range`; whole pages of zeroes cost nothing.
+    /// Stores `byte` throughout `range`; whole pages of one byte share their memory.
     pub fn fill(&mut self, range: ByteRange, byte: u8) {
-        if byte == 0 {
-            let whole = range.inner_blocks();
+        let whole = range.inner_blocks();
+        if byte == self.background {
             let mut rest = self.pages.split_off(&whole.start);
             self.pages.append(&mut rest.split_off(&whole.end));
         }
+        let filled = Arc::new([byte; PAGE as usize]);
         for (page, start, part) in pages(range.offset(), range.length() as usize) {
-            if byte == 0 && !self.pages.contains_key(&page) {
+            if whole.contains(&page) {
+                if byte != self.background {
+                    self.pages.insert(page, filled.clone());
+                }
                 continue;
             }
-            let content = self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE as usize]));
+            let blank = [self.background; PAGE as usize];
+            let content = self.pages.entry(page).or_insert_with(|| Arc::new(blank));
             Arc::make_mut(content)[start..start + part.len()].fill(byte);
         }
     }
@@ -93,6 +106,19 @@ mod tests {
         second.read(4089, &mut b);
         assert_eq!(a, [7; 12]);
         assert_eq!(b, [7, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 7]);
+    }
+
+    #[test]
+    fn a_used_disk_shows_its_background_where_nothing_was_written() {
+        let mut image = Image::filled(0xee);
+        image.fill(ByteRange::new(512, 8192).unwrap(), 0);
+        image.write(16384, &[1; 10]);
+        let mut bytes = [9; 20480];
+        image.read(0, &mut bytes);
+        assert_eq!([bytes[0], bytes[511], bytes[512], bytes[8703], bytes[8704]], [0xee, 0xee, 0, 0, 0xee]);
+        assert_eq!([bytes[16384], bytes[16393], bytes[16394]], [1, 1, 0xee]);
+        image.fill(ByteRange::new(0, 20480).unwrap(), 0xee);
+        assert_eq!(image.resident_bytes(), 0);
     }
 
     #[test]

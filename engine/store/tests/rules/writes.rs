@@ -177,6 +177,12 @@ fn rule_4f_a_freed_block_is_not_reused_before_its_unmapping_is_durable() {
 fn rule_4g_a_flush_does_not_join_a_commit_that_is_already_sealed() {
     let mut rig = Rig::new(4);
     let (_pool, vdi) = rig.with_volume(MIB);
+    // Whatever has to be claimed first is claimed, so that the flushes below are the volume's own.
+    rig.world.run(async {
+        put(&*vdi, 7, 1).await;
+        vdi.flush().await.unwrap();
+        rig.disk.quiesce().await;
+    });
     let hold = rig.disk.hold(HoldAt::Submission, |request| request.kind == Kind::Flush);
     rig.world.run(put(&*vdi, 0, 1));
     let first = vdi.clone();
