@@ -18,6 +18,10 @@ struct Arguments {
     #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH, env = "PARALLAXD_CONFIG")]
     config: PathBuf,
 
+    /// Name of this node, where the configuration has none; the host's name otherwise.
+    #[arg(long, value_name = "NAME", env = "PARALLAX_NODE")]
+    node: Option<String>,
+
     /// Checks the configuration and what it names on this machine, and exits.
     #[arg(long)]
     check_config: bool,
@@ -37,7 +41,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, io_flusher: bool, memory_locked: bool) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&arguments.config)?;
+    let mut config = Config::load(&arguments.config)?;
+    // One file for every node: a container has neither the node's name nor a file of its own.
+    config.node = config.node.or_else(|| arguments.node.clone());
     config.check_machine()?;
     if arguments.check_config {
         println!("{}: ok", arguments.config.display());
