@@ -7,7 +7,6 @@
 use crate::{cache::NodeCache, rounds::Rounds};
 use parallax_block::{
     BLOCK_SIZE, BlockDevice, Buffer, ByteRange, Completion, Error, Result, ResultExt, Runtime, WriteOptions,
-    ZeroOptions,
 };
 use parallax_format::{BlockAddress, Entry, ExtentId, Node, PoolSalt, superblock::Superblock};
 use parking_lot::RwLock;
@@ -134,12 +133,6 @@ impl Disk {
         {
             tracing::debug!(%address, blocks, %error, "the device did not take a discard");
         }
-    }
-
-    /// Writes zeroes over whole blocks.
-    pub(crate) async fn zero(&self, address: BlockAddress, skip: u64, length: u64, fua: bool) -> Result<()> {
-        let range = ByteRange::new(self.offset(address)? + skip, length)?;
-        self.device.write_zeroes(range, ZeroOptions { unmap: false, fua }).await
     }
 
     /// The node behind `link`: from the cache, or read and verified.

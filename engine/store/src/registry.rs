@@ -110,8 +110,6 @@ pub(crate) struct Area {
     predecessor: u32,
     /// First block of the manager's host group.
     group: u64,
-    /// What a torn compaction may not touch: the area before this one.
-    previous: Vec<Run>,
 }
 
 /// Fewest blocks of a log.
@@ -188,7 +186,7 @@ impl Area {
         let at = group + host::AREA_HEADER + id.generation % 2;
         disk.write_physical(at, header.encode(at, disk.salt()), true).await?;
         let (next, predecessor) = (header.base_blocks, header.base_crc);
-        Ok(Self { header, next, predecessor, group, previous: old.to_vec() })
+        Ok(Self { header, next, predecessor, group })
     }
 
     /// Makes records durable and applies them. All of them are in one block, or in several that are written in
@@ -229,11 +227,6 @@ impl Area {
 
     pub(crate) fn id(&self) -> AreaId {
         self.header.id
-    }
-
-    /// Blocks that no compaction may touch now.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
-        self.header.runs.iter().chain(&self.previous)
     }
 }
 

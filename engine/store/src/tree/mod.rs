@@ -65,15 +65,6 @@ impl Link {
             Self::Dirty(_, ro) => *ro,
         }
     }
-
-    /// Whether both are the same subtree.
-    pub(crate) fn same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Clean(a), Self::Clean(b)) => a.same_target(*b),
-            (Self::Dirty(a, _), Self::Dirty(b, _)) => Arc::ptr_eq(a, b),
-            _ => false,
-        }
-    }
 }
 
 /// A node in memory.
@@ -192,18 +183,6 @@ impl Tree {
             }
             self.depth += 1;
         }
-    }
-
-    /// Root and depth, once nothing is dirty. `None` while something is.
-    pub(crate) fn durable(&self) -> Option<TreeRoot> {
-        let link = match &self.root {
-            Link::Clean(entry) => *entry,
-            Link::Dirty(node, ro) => {
-                let link = *node.written.get()?;
-                if *ro { link.with_ro() } else { link }
-            }
-        };
-        Some(TreeRoot { link, depth: self.depth })
     }
 
     /// Turns everything that has been written into clean links again. Call when its checkpoint is durable.

@@ -18,7 +18,7 @@ use parallax_block::{BoxFuture, Result, join_all};
 use parallax_format::{
     BlockAddress, Entry, Node,
     node::{TABLE_LEVEL, blocks_at_depth},
-    root::{Evidence, ReplayPosition, RootSlot, TreeRoot},
+    root::{ReplayPosition, RootSlot, TreeRoot},
     snapshot::{RECORDS_PER_LEAF, SnapshotRecord},
 };
 use std::{
@@ -380,11 +380,6 @@ impl VdiCore {
         }
     }
 
-    /// Why and after whom this epoch began.
-    pub(crate) async fn evidence(&self) -> Evidence {
-        self.roots.lock().await.evidence
-    }
-
     /// Blocks of the epoch that no tree names: root slots and journal.
     pub(crate) async fn private_runs(&self) -> Vec<Run> {
         let roots = self.roots.lock().await;
@@ -392,11 +387,6 @@ impl VdiCore {
         let mut runs: Vec<Run> = self.journal.lock().await.segments().collect();
         runs.push(slots);
         runs
-    }
-
-    /// What the two root slots of the epoch may name besides the current trees: superseded nodes that wait.
-    pub(crate) async fn waiting_nodes(&self) -> Vec<Entry> {
-        self.roots.lock().await.waiting.iter().filter_map(Superseded::link).collect()
     }
 }
 

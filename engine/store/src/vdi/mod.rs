@@ -30,7 +30,7 @@ pub(crate) mod view;
 mod write;
 
 pub(crate) use checkpoint::Mode;
-pub(crate) use lookup::{Piece, Target, data_block};
+pub(crate) use lookup::{Piece, Target};
 pub(crate) use open::open;
 pub(crate) use snapshots::{Cut, Listed, check_label};
 pub(crate) use tail::tail_runs;

@@ -46,14 +46,6 @@ pub(crate) async fn records(
     Ok(out)
 }
 
-/// One record.
-pub(crate) async fn record(disk: &Disk, table: TreeRoot, number: u64) -> Result<Option<SnapshotRecord>> {
-    if number == 0 {
-        return Ok(None);
-    }
-    Ok(records(disk, table, number - 1, 1).await?.into_iter().find(|record| record.number == number))
-}
-
 /// The leaf at `key`, or the next key that may have one.
 async fn leaf(
     disk: &Disk,
