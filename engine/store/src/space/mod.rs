@@ -25,7 +25,10 @@ use crate::disk::Disk;
 use parallax_block::{Error, ErrorKind, Result};
 use parallax_format::{BlockAddress, ExtentId, bitmap, record::ExtentKind};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tokio::sync::Mutex as AsyncMutex;
 
 /// Neighbouring blocks of one extent.
@@ -69,6 +72,9 @@ pub(crate) struct Space {
 #[derive(Default)]
 struct Inner {
     extents: BTreeMap<ExtentId, ExtentMap>,
+    /// The same extents in order of kind, then of free blocks.
+    shelves: BTreeSet<(ExtentKind, u32, ExtentId)>,
+    totals: Totals,
     candidates: Option<Candidates>,
     /// Freed while a garbage collection reads trees: given back when it ends.
     postponed: Vec<Run>,
@@ -99,7 +105,9 @@ impl Space {
 
     /// Takes charge of an extent.
     pub(crate) fn add(&self, map: ExtentMap) {
-        self.inner.lock().extents.insert(map.extent, map);
+        let mut inner = self.inner.lock();
+        inner.count(&map, true);
+        inner.extents.insert(map.extent, map);
     }
 
     /// Lets go of extents in which nothing is allocated, keeping `keep` of each kind; returns them.
@@ -116,67 +124,38 @@ impl Space {
             released.extend(empty.into_iter().skip(keep));
         }
         for extent in &released {
-            inner.extents.remove(extent);
+            if let Some(map) = inner.extents.remove(extent) {
+                inner.count(&map, false);
+            }
         }
         released
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for map in self.inner.lock().extents.values() {
-            let (free, used) = (u64::from(map.free()), u64::from(map.usable() - map.free()));
-            match map.kind {
-                ExtentKind::Data => {
-                    totals.data_free += free;
-                    totals.data_used += used;
-                }
-                ExtentKind::Metadata => {
-                    totals.metadata_free += free;
-                    totals.metadata_used += used;
-                }
-                ExtentKind::System => {}
-            }
-        }
-        totals
+        self.inner.lock().totals
     }
 
     /// Takes `least` to `want` neighbouring blocks of `kind` from claimed extents; marks them in memory only.
     fn try_take(&self, kind: ExtentKind, want: u32, least: u32, near: Option<BlockAddress>) -> Option<Run> {
         let mut inner = self.inner.lock();
-        let inner = &mut *inner;
-        let mut order: Vec<ExtentId> = Vec::new();
-        order.extend(near.map(|near| near.extent()));
-        // Partly filled extents first, so that empty ones can be given back.
-        let mut rest: Vec<(u32, ExtentId)> = inner
-            .extents
-            .values()
-            .filter(|map| map.kind == kind)
-            .map(|map| (map.free(), map.extent))
-            .collect();
-        rest.sort_unstable();
-        order.extend(rest.into_iter().map(|(_, extent)| extent));
-        let mut best: Option<Run> = None;
-        for goal in [want, least] {
-            for extent in &order {
-                let Some(map) = inner.extents.get_mut(extent) else { continue };
-                if map.kind != kind {
-                    continue;
-                }
-                let from = near.filter(|near| near.extent() == *extent).map(BlockAddress::block);
-                if let Some((begin, count)) = map.take(want, goal, from) {
-                    let start = BlockAddress::new(*extent, begin).expect("bitmaps cover their extent");
+        let near_extent = near
+            .map(BlockAddress::extent)
+            .filter(|near| inner.extents.get(near).is_some_and(|map| map.kind == kind));
+        for (goal, look_at) in [(want, Look::Some), (least, Look::Some), (least, Look::All)] {
+            let order: Vec<ExtentId> =
+                near_extent.into_iter().chain(inner.shelf(kind, goal, look_at)).collect();
+            for extent in order {
+                let from = near.filter(|near| near.extent() == extent).map(BlockAddress::block);
+                if let Some((begin, count)) = inner.edit(extent, |map| map.take(want, goal, from)).flatten() {
+                    let start = BlockAddress::new(extent, begin).expect("bitmaps cover their extent");
                     if let Some(candidates) = &mut inner.candidates {
                         candidates.clear(start, count);
                     }
-                    best = Some(Run { start, count });
-                    break;
+                    return Some(Run { start, count });
                 }
             }
-            if best.is_some() || goal == least {
-                break;
-            }
         }
-        best
+        None
     }
 
     /// Takes `least` to `want` neighbouring blocks and marks them on the device.
@@ -281,9 +260,7 @@ impl Space {
 
     /// Marks blocks that replay found in use, whatever the bitmap says.
     pub(crate) fn adopt(&self, run: Run) {
-        if let Some(map) = self.inner.lock().extents.get_mut(&run.start.extent()) {
-            map.set(run.start.block(), run.count);
-        }
+        self.inner.lock().edit(run.start.extent(), |map| map.set(run.start.block(), run.count));
     }
 
     /// Returns blocks that nothing on the device has ever named.
@@ -381,19 +358,79 @@ impl Space {
     }
 }
 
+/// How many extents to look at.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    /// The fullest few that may do, and the emptiest.
+    Some,
+    /// Every one, before the pool is said to be full.
+    All,
+}
+
 impl Inner {
+    /// Extents of `kind` with at least `free` free blocks: partly filled ones first, so that empty ones can be
+    /// given back.
+    fn shelf(&self, kind: ExtentKind, free: u32, look: Look) -> Vec<ExtentId> {
+        const FEW: usize = 16;
+        let range = || {
+            let low = ExtentId::new(1).map(|extent| (kind, free, extent));
+            low.into_iter().flat_map(|low| self.shelves.range(low..)).take_while(move |(of, ..)| *of == kind)
+        };
+        match look {
+            Look::All => range().map(|(.., extent)| *extent).collect(),
+            Look::Some => {
+                let mut few: Vec<ExtentId> = range().take(FEW).map(|(.., extent)| *extent).collect();
+                few.extend(self.emptiest(kind).filter(|extent| !few.contains(extent)));
+                few
+            }
+        }
+    }
+
+    fn emptiest(&self, kind: ExtentKind) -> Option<ExtentId> {
+        let high = ExtentId::new(parallax_format::address::EXTENTS_MAX)?;
+        let (of, _, extent) = self.shelves.range(..=(kind, u32::MAX, high)).next_back()?;
+        (*of == kind).then_some(*extent)
+    }
+
+    /// Adds an extent to the shelves and totals, or takes it out.
+    fn count(&mut self, map: &ExtentMap, add: bool) {
+        let (free, used) = (u64::from(map.free()), u64::from(map.usable() - map.free()));
+        let place = (map.kind, map.free(), map.extent);
+        if add {
+            self.shelves.insert(place);
+        } else {
+            self.shelves.remove(&place);
+        }
+        let totals = match map.kind {
+            ExtentKind::Data => (&mut self.totals.data_free, &mut self.totals.data_used),
+            ExtentKind::Metadata => (&mut self.totals.metadata_free, &mut self.totals.metadata_used),
+            ExtentKind::System => return,
+        };
+        let apply =
+            |total: &mut u64, blocks: u64| *total = if add { *total + blocks } else { *total - blocks };
+        apply(totals.0, free);
+        apply(totals.1, used);
+    }
+
+    /// Changes a bitmap and keeps shelves and totals in step.
+    fn edit<T>(&mut self, extent: ExtentId, work: impl FnOnce(&mut ExtentMap) -> T) -> Option<T> {
+        let mut map = self.extents.remove(&extent)?;
+        self.count(&map, false);
+        let out = work(&mut map);
+        self.count(&map, true);
+        self.extents.insert(extent, map);
+        Some(out)
+    }
+
     fn release(&mut self, runs: &[Run]) {
         for run in runs {
-            if let Some(map) = self.extents.get_mut(&run.start.extent()) {
-                let freed = map.clear(run.start.block(), run.count);
-                debug_assert_eq!(
-                    freed,
-                    run.count,
-                    "{} and {} more were free already",
-                    run.start,
-                    run.count - 1
-                );
-            }
+            let freed = self.edit(run.start.extent(), |map| map.clear(run.start.block(), run.count));
+            debug_assert!(
+                freed.is_none_or(|freed| freed == run.count),
+                "{} and {} more were free already",
+                run.start,
+                run.count - 1
+            );
             if let Some(candidates) = &mut self.candidates {
                 candidates.clear(run.start, run.count);
             }
