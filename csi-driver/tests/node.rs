@@ -350,6 +350,30 @@ async fn a_volume_for_one_pod_is_not_shown_to_a_second() {
     }
 }
 
+/// Two PersistentVolumes may name one volume. Its second staging path shows the same files, and no check or format
+/// touches the device that is in use.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_staged_at_two_paths_shows_the_same_files() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let one = world.volume("one", 64, None).await;
+    let two = Volume { world: &world, id: one.id.clone(), name: "two".to_owned(), capability: ext4() };
+    one.stage().await.unwrap();
+    let path = one.publish("pod", false).await.unwrap();
+    two.stage().await.unwrap();
+    let other = two.publish("pod", false).await.unwrap();
+    fs::write(path.join("file"), "shared").unwrap();
+    assert_eq!(fs::read_to_string(other.join("file")).unwrap(), "shared");
+    two.unpublish("pod").await.unwrap();
+    let refused = two.unstage().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Aborted, "the other one still holds the device: {refused}");
+    one.unpublish("pod").await.unwrap();
+    one.unstage().await.unwrap();
+    two.unstage().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn publishing_what_is_not_staged_is_refused() {
     if !can_mount() {

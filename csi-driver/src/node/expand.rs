@@ -7,6 +7,7 @@ use super::mount;
 use crate::capability::{Capability, Filesystem};
 use crate::controller::bytes;
 use crate::errors::{Result, interrupted, missing, no_volume};
+use crate::ids::{KubeletPath, VolumeId};
 use crate::proto::csi;
 use tonic::Status;
 
@@ -19,12 +20,11 @@ impl Node {
             return Err(missing("volume_path"));
         }
         let id = super::volume_id(&request.volume_id)?;
-        if let Some(capability) = &request.volume_capability {
-            Capability::parse(Some(capability))?;
-        }
+        let raw = match &request.volume_capability {
+            Some(capability) => Capability::parse(Some(capability))?.is_block(),
+            None => false,
+        };
         let nothing_there = || Status::not_found(format!("volume {id} is not at {}", request.volume_path));
-        let path =
-            self.kubelet.path_from("volume_path", &request.volume_path).map_err(|_| nothing_there())?;
         let volume = self.volume(id, false).await?;
         let range = request.capacity_range.unwrap_or_default();
         let required = u64::try_from(range.required_bytes).unwrap_or(0);
@@ -39,30 +39,35 @@ impl Node {
         attachment.size_bytes = volume.size_bytes;
         let device = Device::wait(&attachment).await?;
 
-        let table = mount::table().await.map_err(|error| interrupted("looking at the mounts", error))?;
-        let raw = table.of_node(device.path()).any(|mount| mount.target == path.as_path());
-        let mounted = table.at(path.as_path()).filter(|mount| mount.device == device.number());
-        match mounted {
-            Some(mounted) if !mounted.read_only() => {
-                let filesystem = Filesystem::parse(&mounted.kind)?;
-                if filesystem::grow(filesystem, &device, path.as_path()).await? == Grown::NotPermitted {
-                    return Err(Status::failed_precondition(format!(
-                        "volume {id} has grown, but this host does not let {filesystem} grow while it is mounted \
-                         (CAP_SYS_RESOURCE is withheld): it grows when its pods have been deleted and one starts again"
-                    )));
-                }
-            }
-            // A read-only filesystem grows when it is next mounted for writing.
-            Some(_) => {}
-            None if raw => {}
-            // A raw volume that is staged but not published has nothing at its path.
-            None if request.volume_capability.as_ref().is_some_and(is_block) => {}
-            None => return Err(nothing_there()),
+        // Nothing on a raw device is ours to grow, wherever kubelet says that it is.
+        if !raw {
+            let path =
+                self.kubelet.path_from("volume_path", &request.volume_path).map_err(|_| nothing_there())?;
+            grow_at(id, &path, &device).await?.ok_or_else(nothing_there)?;
         }
         Ok(csi::NodeExpandVolumeResponse { capacity_bytes: bytes(volume.size_bytes) })
     }
 }
 
-fn is_block(capability: &csi::VolumeCapability) -> bool {
-    matches!(capability.access_type, Some(csi::volume_capability::AccessType::Block(_)))
+/// Grows what is mounted at `path`; `None` if that is not the volume.
+async fn grow_at(id: VolumeId, path: &KubeletPath, device: &Device) -> Result<Option<()>> {
+    let table = mount::table().await.map_err(|error| interrupted("looking at the mounts", error))?;
+    if table.of_node(device.path()).any(|mount| mount.target == path.as_path()) {
+        return Ok(Some(()));
+    }
+    let Some(mounted) = table.at(path.as_path()).filter(|mount| mount.device == device.number()) else {
+        return Ok(None);
+    };
+    if mounted.read_only() {
+        // It grows when it is next mounted for writing.
+        return Ok(Some(()));
+    }
+    let filesystem = Filesystem::parse(&mounted.kind)?;
+    match filesystem::grow(filesystem, device, path.as_path()).await? {
+        Grown::Full => Ok(Some(())),
+        Grown::NotPermitted => Err(Status::failed_precondition(format!(
+            "volume {id} has grown, but this host does not let {filesystem} grow while it is mounted \
+             (CAP_SYS_RESOURCE is withheld): it grows when its pods have been deleted and one starts again"
+        ))),
+    }
 }

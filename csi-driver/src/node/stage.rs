@@ -111,7 +111,12 @@ impl Node {
 
     async fn mount_fresh(&self, stage: &Stage, plan: &MountPlan) -> Result<()> {
         let device = self.device(stage.id, stage.read_only).await?;
-        let content = self.prepare(stage.id, plan, &device).await?;
+        let table = mount::table().await.map_err(|error| interrupted("looking at the mounts", error))?;
+        let content = match table.of_device(device.number()).next() {
+            None => Some(self.prepare(stage.id, plan, &device).await?),
+            // Staged at another path: the kernel shows the same filesystem there too, and no tool may touch it now.
+            Some(_) => None,
+        };
         mount::make_folder(stage.staging.as_path())
             .await
             .map_err(|error| interrupted(format!("making {}", stage.staging), error))?;
@@ -127,7 +132,10 @@ impl Node {
                 device
             }
         };
-        self.grow_after_mount(plan, &device, &content, &stage.staging).await
+        match content {
+            Some(content) => self.grow_after_mount(plan, &device, &content, &stage.staging).await,
+            None => Ok(()),
+        }
     }
 
     /// A filesystem that was not unmounted cleanly (any clone of a running volume) needs its journal replayed,
