@@ -57,9 +57,9 @@ impl Pool {
     pub fn data_bytes(&self) -> Result<u64> {
         self.parallax(&["gc"])?;
         let info = self.json(&["pool", "info"])?;
-        match info["data_bytes_used"].as_u64() {
+        match info["data_bytes"].as_u64() {
             Some(bytes) => Ok(bytes),
-            None => bail!("parallax pool info tells no data_bytes_used: {info}"),
+            None => bail!("parallax pool info tells no data_bytes: {info}"),
         }
     }
 

@@ -22,7 +22,7 @@ fn run(stage: &Stage) -> Result<()> {
         same("size and sector", size.split_whitespace().collect::<Vec<_>>(), vec!["268435456", "512"])
     })?;
     stage.step("an unwritten device reads as zeroes", || {
-        let zeroes = stage.sh("machine", &format!("head -c 16M /dev/zero | sha256sum; {DIGEST}"))?;
+        let zeroes = stage.sh("machine", &format!("head -c 16777216 /dev/zero | sha256sum; {DIGEST}"))?;
         let digests: Vec<&str> = zeroes.lines().collect();
         same("digest", digests[1], digests[0])
     })?;
@@ -39,7 +39,7 @@ fn run(stage: &Stage) -> Result<()> {
     })?;
     stage.step("discarding the clone does not touch the source", || {
         stage.sh("twin", "blkdiscard /dev/disk")?;
-        let zeroes = stage.sh("twin", "head -c 16M /dev/zero | sha256sum")?;
+        let zeroes = stage.sh("twin", "head -c 16777216 /dev/zero | sha256sum")?;
         same("digest of the discarded clone", stage.sh("twin", DIGEST)?, zeroes)?;
         same("digest of the source", stage.sh("machine", DIGEST)?, written)
     })?;

@@ -21,7 +21,7 @@ fn run(stage: &Stage) -> Result<()> {
         stage.apply(&[shell(namespace, "before", "kept", "sleep infinity")])?;
         stage.ready("before")
     })?;
-    let write = "head -c 16M /dev/urandom > /data/bytes && sync && sha256sum < /data/bytes";
+    let write = "head -c 16777216 /dev/urandom > /data/bytes && sync && sha256sum < /data/bytes";
     let sum = stage.step("16 MiB are written and synced", || stage.sh("before", write))?;
     stage.step("a snapshot is taken", || stage.snapshot("moment", "kept"))?;
     stage.step("the pod ends and its volume is detached", || {

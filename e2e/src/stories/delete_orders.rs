@@ -31,7 +31,7 @@ fn run(stage: &Stage) -> Result<()> {
 /// Makes the family, with data that only one member holds and data that all share. Pods are gone afterwards.
 fn family(stage: &Stage) -> Result<()> {
     let fill = |pod: &str, claim: &str, file: &str| {
-        let script = format!("head -c 8M /dev/urandom > /data/{file} && sync");
+        let script = format!("head -c 8388608 /dev/urandom > /data/{file} && sync");
         stage.apply(&[shell(&stage.namespace, pod, claim, &script)])?;
         stage.ended(pod)?;
         stage.delete(&[&format!("pod/{pod}")])

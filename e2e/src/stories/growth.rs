@@ -15,7 +15,7 @@ const LOAD: &str = r#"
 set -e
 n=0
 while [ ! -e /data/stop ]; do
-  head -c 1M /dev/urandom > /data/file-$((n % 40))
+  head -c 1048576 /dev/urandom > /data/file-$((n % 40))
   sha256sum /data/file-$((n % 40)) > /data/sum-$((n % 40))
   n=$((n + 1)); echo $n > /data/count
   [ $((n % 10)) -ne 0 ] || sync

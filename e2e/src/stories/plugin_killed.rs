@@ -60,7 +60,7 @@ fn life(stage: &Stage, delay: Duration) -> Result<()> {
     stage.apply(&[shell(namespace, "victim", "victim", "sleep infinity")])?;
     kill()?;
     stage.ready("victim")?;
-    let sum = stage.sh("victim", "head -c 4M /dev/urandom > /data/a; sync; sha256sum < /data/a")?;
+    let sum = stage.sh("victim", "head -c 4194304 /dev/urandom > /data/a; sync; sha256sum < /data/a")?;
 
     growth::resize(stage, "victim", "256Mi")?;
     kill()?;

@@ -17,7 +17,7 @@ fn run(stage: &Stage) -> Result<()> {
         stage.ready("writer")
     })?;
     let sum = stage.step("the pod writes 32 MiB and syncs", || {
-        stage.sh("writer", "head -c 32M /dev/urandom > /data/bytes && sync && sha256sum < /data/bytes")
+        stage.sh("writer", "head -c 33554432 /dev/urandom > /data/bytes && sync && sha256sum < /data/bytes")
     })?;
     stage.step("a snapshot is taken while the pod runs", || stage.snapshot("moment", "source"))?;
     stage.step("the pod overwrites its file", || stage.sh("writer", "echo other > /data/bytes; sync"))?;

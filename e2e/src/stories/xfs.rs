@@ -22,7 +22,7 @@ fn run(stage: &Stage) -> Result<()> {
         same("filesystem", kind.trim(), "xfs")
     })?;
     let sum = stage.step("files are written", || {
-        stage.sh("first", "head -c 8M /dev/urandom > /data/a; sync; sha256sum < /data/a")
+        stage.sh("first", "head -c 8388608 /dev/urandom > /data/a; sync; sha256sum < /data/a")
     })?;
     stage.step("a restored snapshot and a clone run beside it", || {
         stage.snapshot("moment", "source")?;

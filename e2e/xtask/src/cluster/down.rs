@@ -25,7 +25,7 @@ pub(crate) fn run(world: &World) -> Result<()> {
     if let Some(init) = status::init(&layout) {
         say::step("stopping the cluster", || stop(world, &layout, init))?;
     }
-    let loops = stale_loops(&layout)?;
+    let loops = stale_loops()?;
     for device in &loops {
         // Its backing file has lost its server; detaching is all that can be done, and it may already be gone.
         process::output(process::command("losetup").args(["--detach", device]), COMMAND).ok();
@@ -66,14 +66,17 @@ fn stop(world: &World, layout: &Layout, init: u32) -> Result<()> {
     Ok(())
 }
 
-/// Loop devices whose backing file belonged to the node.
-fn stale_loops(layout: &Layout) -> Result<Vec<String>> {
+/// Loop devices of Parallax whose server is dead. One that still answers belongs to somebody else.
+fn stale_loops() -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/sys/block").context("reading /sys/block")? {
         let entry = entry.context("reading /sys/block")?;
         let Ok(backing) = fs::read_to_string(entry.path().join("loop/backing_file")) else { continue };
-        if backing.contains("parallax") || Path::new(backing.trim()).starts_with(&layout.root) {
-            found.push(format!("/dev/{}", entry.file_name().to_string_lossy()));
+        let device = format!("/dev/{}", entry.file_name().to_string_lossy());
+        let mut read = process::command("dd");
+        read.args([&format!("if={device}"), "of=/dev/null", "bs=4096", "count=1", "iflag=direct"]);
+        if backing.starts_with("/parallax-") && process::output(&mut read, Duration::from_secs(5)).is_err() {
+            found.push(device);
         }
     }
     Ok(found)

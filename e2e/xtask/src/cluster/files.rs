@@ -53,6 +53,8 @@ pub(crate) fn kubelet(layout: &Layout, authority: &Authority, serving: &Identity
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
             "podLogsDir": layout.at("pod-logs"),
             "resolvConf": resolv,
+            // Nobody answers there; pods only want to be told an address.
+            "clusterDNS": ["10.96.0.10"],
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": format!("/{CGROUP}"),
             "failCgroupV1": false,

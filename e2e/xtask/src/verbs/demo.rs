@@ -145,8 +145,8 @@ fn tell(stage: &Stage) -> Result<()> {
     fact(&format!(
         "volumes promise {}; the pool holds {} of data and {} of metadata",
         gib(bytes("provisioned_bytes")),
-        gib(bytes("data_bytes_used")),
-        gib(bytes("metadata_bytes_used"))
+        gib(bytes("data_bytes")),
+        gib(bytes("metadata_bytes"))
     ));
     say("The family, as Parallax sees it:");
     println!();
