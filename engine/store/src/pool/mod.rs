@@ -84,12 +84,21 @@ pub(crate) struct PoolCore {
     slots: Mutex<BTreeMap<VdiId, Arc<Slot>>>,
     /// Sets that are being taken: their members count although no record names them yet.
     provisional: Mutex<BTreeSet<Uuid>>,
-    /// Snapshots that are open for reading.
-    pins: Mutex<BTreeMap<SnapshotId, usize>>,
+    /// Snapshots that are open for reading or being deleted.
+    pins: Mutex<BTreeMap<SnapshotId, Held>>,
     membership: AsyncMutex<Membership>,
     closed: AtomicBool,
     background_checkpoint: AtomicBool,
     collecting: AtomicBool,
+}
+
+/// Why a snapshot is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// By this many readers: it cannot be deleted.
+    Pinned(usize),
+    /// By its deletion: it cannot be opened.
+    Deleting,
 }
 
 struct Registry {

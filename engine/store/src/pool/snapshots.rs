@@ -1,6 +1,6 @@
 //! Takes, lists, labels, deletes and opens snapshots.
 
-use super::{Pool, PoolCore, from_format};
+use super::{Held, Pool, PoolCore, from_format};
 use crate::{
     Name, SnapshotId, SnapshotInfo, SnapshotView, TakeSnapshot, Timestamp, VdiId,
     vdi::{Cut, Listed, VdiCore, check_label, table, view::View},
@@ -22,12 +22,42 @@ pub(crate) struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut pins = self.pool.pins.lock();
-        if let Some(count) = pins.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
+        match pins.get_mut(&self.id) {
+            Some(Held::Pinned(count)) if *count > 1 => *count -= 1,
+            _ => {
                 pins.remove(&self.id);
             }
         }
+    }
+}
+
+/// Keeps a snapshot from being opened while it is deleted.
+struct Deletion<'a> {
+    pool: &'a PoolCore,
+    id: SnapshotId,
+}
+
+impl<'a> Deletion<'a> {
+    fn begin(pool: &'a PoolCore, id: SnapshotId) -> Result<Self> {
+        let mut pins = pool.pins.lock();
+        match pins.get(&id) {
+            None => {
+                pins.insert(id, Held::Deleting);
+                Ok(Self { pool, id })
+            }
+            Some(Held::Pinned(_)) => {
+                Err(Error::new(ErrorKind::Busy, format!("snapshot {id} is open for reading or being cloned")))
+            }
+            Some(Held::Deleting) => {
+                Err(Error::new(ErrorKind::Busy, format!("snapshot {id} is being deleted already")))
+            }
+        }
+    }
+}
+
+impl Drop for Deletion<'_> {
+    fn drop(&mut self) {
+        self.pool.pins.lock().remove(&self.id);
     }
 }
 
@@ -306,7 +336,10 @@ impl Pool {
     }
 
     pub(crate) async fn pin(&self, id: SnapshotId) -> Result<Pin> {
-        *self.core.pins.lock().entry(id).or_insert(0) += 1;
+        match self.core.pins.lock().entry(id).or_insert(Held::Pinned(0)) {
+            Held::Pinned(count) => *count += 1,
+            Held::Deleting => return Err(not_found(id)),
+        }
         let pin = Pin { pool: self.core.clone(), id };
         // Looked up again now that it can no longer go.
         self.snapshot_info(id).await?;
@@ -334,12 +367,7 @@ impl Pool {
     /// the VDI with it. Space comes back with the next garbage collection.
     pub async fn delete_snapshot(&self, id: SnapshotId) -> Result<()> {
         self.snapshot_info(id).await?;
-        if self.core.pins.lock().contains_key(&id) {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!("snapshot {id} is open for reading or being cloned"),
-            ));
-        }
+        let _deletion = Deletion::begin(&self.core, id)?;
         let left = self
             .core
             .with(id.vdi, |core| async move {

@@ -17,7 +17,7 @@ use crate::{
 use parallax_block::{BoxFuture, Result, join_all};
 use parallax_format::{
     BlockAddress, Entry, Node,
-    node::{TABLE_LEVEL, blocks_at_depth},
+    node::{FANOUT, TABLE_LEVEL, blocks_at_depth},
     root::{ReplayPosition, RootSlot, TreeRoot},
     snapshot::{RECORDS_PER_LEAF, SnapshotRecord},
 };
@@ -336,13 +336,13 @@ impl VdiCore {
         changes.extend(records.iter().map(|record| (record.number, Change::Put(record))));
         changes.extend(frozen.deleted.iter().map(|number| (*number, Change::Delete)));
         if let Some((last, _)) = changes.last_key_value() {
-            table.grow(last / RECORDS_PER_LEAF + 1);
+            table.grow(leaf_slot(last / RECORDS_PER_LEAF) + 1);
         }
         for (number, change) in changes {
             let key = number / RECORDS_PER_LEAF;
             let at = (number % RECORDS_PER_LEAF) as usize;
             if !matches!(change, Change::Put(_))
-                && (key >= blocks_at_depth(table.depth()) || !self.table_has(table, key).await?)
+                && (leaf_slot(key) >= blocks_at_depth(table.depth()) || !self.table_has(table, key).await?)
             {
                 continue;
             }
@@ -371,7 +371,8 @@ impl VdiCore {
     async fn table_has(&self, table: &Tree, key: u64) -> Result<bool> {
         let mut held: Vec<(Entry, Arc<Node>)> = Vec::new();
         loop {
-            let missing = match table.leaf(key, &|link| tree::locate(&self.pool.disk, &held, link)) {
+            let missing = match table.leaf(leaf_slot(key), &|link| tree::locate(&self.pool.disk, &held, link))
+            {
                 Ok(tree::Leaf::Hole { .. }) => return Ok(false),
                 Ok(tree::Leaf::Node { .. }) => return Ok(true),
                 Err(missing) => missing,
@@ -390,6 +391,11 @@ impl VdiCore {
     }
 }
 
+/// A tree is addressed by the words of its leaves; a leaf of the table is the `key`-th.
+fn leaf_slot(key: u64) -> u64 {
+    key * FANOUT as u64
+}
+
 fn change_leaf(
     disk: &crate::disk::Disk,
     table: &mut Tree,
@@ -404,6 +410,6 @@ fn change_leaf(
             .map(|(_, n)| n.clone())
             .or_else(|| disk.cache.get(link))
     };
-    let leaf = table.leaf_mut(key, &find, superseded)?;
+    let leaf = table.leaf_mut(leaf_slot(key), &find, superseded)?;
     Ok(change(leaf))
 }
