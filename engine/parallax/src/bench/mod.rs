@@ -139,8 +139,11 @@ impl Bench {
             let on_volume = self.load(home, &vdi, load).await?;
             report.rows.push(Row::new(name, on_bare, Some(on_volume)));
         }
-        self.with_snapshots(home, &pool, volume, &bare, &vdi, &mut report).await?;
-        self.clones(home, &pool, volume, &mut report).await?;
+        let during = |what: &'static str| move |failure: Failure| failure.during(what);
+        self.with_snapshots(home, &pool, volume, &bare, &vdi, &mut report)
+            .await
+            .map_err(during("snapshots"))?;
+        self.clones(home, &pool, volume, &mut report).await.map_err(during("clones"))?;
         drop(vdi);
         self.reopening(home, pool, volume, under, environment, &mut report).await?;
         tokio::task::spawn_blocking(move || reactors.shutdown())
@@ -229,7 +232,9 @@ impl Bench {
     async fn clones(&self, home: &ReactorHandle, pool: &Pool, volume: VdiId, report: &mut Report) -> Outcome {
         self.say("clones");
         let source = snapshot(home, pool, volume).await?;
-        run_on(home, pool, move |pool| async move { pool.materialise(source).await }).await?;
+        run_on(home, pool, move |pool| async move { pool.materialise(source).await })
+            .await
+            .map_err(|error| error.context("waiting for the snapshot to clone"))?;
         let mut latencies = Vec::new();
         for number in 0..CLONES {
             let create = CreateVdi {

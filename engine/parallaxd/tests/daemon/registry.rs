@@ -244,3 +244,43 @@ async fn volumes_grow_and_never_shrink() {
     assert_eq!(manager.resize_volume(resize(16 << 20)).await.unwrap_err().code(), Code::OutOfRange);
     write(&client, "db", &[((32 << 20) - 4096, &[1; 4096])]).await.unwrap();
 }
+
+/// The snapshot table was addressed by leaf where its tree expects words: the 33rd snapshot of a volume took the
+/// place of the first, and what came later was not found.
+#[tokio::test]
+async fn a_hundred_snapshots_are_a_hundred_snapshots() {
+    let mut world = World::new();
+    let client = world.start().await;
+    create(&client, "db", 16 << 20).await;
+    for number in 0..100u8 {
+        write(&client, "db", &[(u64::from(number) * 4096, &[number + 1; 4096])]).await.unwrap();
+        snapshot(&client, "db", &format!("number {number}")).await;
+    }
+    let list = async |client: &parallax_api::client::Client| {
+        let request = v1::ListSnapshotsRequest { volume: named("db"), ..Default::default() };
+        let page = client.manager().list_snapshots(client.request(request)).await.unwrap().into_inner();
+        page.snapshots.into_iter().map(|snapshot| (snapshot.id, snapshot.label)).collect::<Vec<_>>()
+    };
+    let all = list(&client).await;
+    assert_eq!(all.len(), 100);
+    for (number, (_, label)) in all.iter().enumerate() {
+        assert_eq!(*label, format!("number {number}"));
+    }
+    for (id, _) in [&all[0], &all[31], &all[32], &all[99]] {
+        client
+            .manager()
+            .delete_snapshot(client.request(v1::DeleteSnapshotRequest { id: id.clone() }))
+            .await
+            .unwrap();
+    }
+    assert!(world.stop().success());
+    let client = world.start().await;
+    let left = list(&client).await;
+    assert_eq!(left.len(), 96);
+    assert_eq!((left[0].1.as_str(), left[95].1.as_str()), ("number 1", "number 98"));
+    for number in [1usize, 40, 98] {
+        let bytes = read(&client, Err(&all[number].0)).await;
+        assert_eq!(bytes[number * 4096], number as u8 + 1);
+        assert_eq!(bytes[(number + 1) * 4096], 0, "snapshot {number} sees the future");
+    }
+}

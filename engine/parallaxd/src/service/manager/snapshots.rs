@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 /// Volumes of one set.
-const SET_MAX: usize = 256;
+const SET_MAX: usize = 64;
 
 /// Extents of one message, and messages that wait for a slow reader.
 const DIFF_EXTENTS: usize = 1024;
