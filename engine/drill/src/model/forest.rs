@@ -275,11 +275,14 @@ impl Forest {
             match doubt {
                 Doubt::Create { origin, .. } => {
                     if let Origin::Moment(of, begin) = *origin {
-                        *origin = Origin::Cut(self.cut(of, begin));
+                        *origin = Origin::Cut(self.cut(of, begin).interrupted());
                     }
                 }
                 Doubt::Snapshot { vdis, begin, cuts, .. } if cuts.is_empty() => {
-                    *cuts = vdis.iter().map(|id| (self.volumes[id].size, self.cut(*id, *begin))).collect();
+                    *cuts = vdis
+                        .iter()
+                        .map(|id| (self.volumes[id].size, self.cut(*id, *begin).interrupted()))
+                        .collect();
                 }
                 _ => {}
             }

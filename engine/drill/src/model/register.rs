@@ -193,7 +193,7 @@ impl Registers {
                 (*lba, before)
             })
             .collect();
-        Cut { begin, end, sectors }
+        Cut { begin, end, sectors, interrupted: false }
     }
 
     /// Sectors that were ever touched.
@@ -248,9 +248,18 @@ pub struct Cut {
     begin: Tick,
     end: Tick,
     sectors: BTreeMap<u64, Vec<Entry>>,
+    /// Death came before the snapshot was acknowledged. A write that was in flight when it was cut may then
+    /// have been acknowledged and torn by the power cut: blocks need not be whole.
+    interrupted: bool,
 }
 
 impl Cut {
+    /// The same, of a snapshot that was never acknowledged.
+    #[must_use]
+    pub fn interrupted(self) -> Self {
+        Self { interrupted: true, ..self }
+    }
+
     /// Judges what was found at every sector of several disks that were cut at one instant. There must be
     /// one moment such that every write that ended before it is in, none that began after it is, and what an
     /// acknowledged write brought to one block is in as a whole or not at all.
@@ -279,6 +288,7 @@ impl Cut {
                 };
                 moment = moment.max(earliest);
                 if let [only] = matching[..]
+                    && !cut.interrupted
                     && only.certain
                     && writes.get(only.write).outcome == Outcome::Done
                 {
