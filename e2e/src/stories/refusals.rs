@@ -33,7 +33,7 @@ fn run(stage: &Stage) -> Result<()> {
     })?;
     stage.step("a snapshot of a claim that does not exist says so", || {
         stage.apply(&[objects::snapshot(&stage.namespace, "nothing", "no-such-claim")])?;
-        explained(stage, "nothing", &["no-such-claim"])
+        explained(stage, "nothing", &["cannot get claim"])
     })?;
     stage.step("without its daemon the pool is missed, in words", || {
         park(stage, true)?;

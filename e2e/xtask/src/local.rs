@@ -43,7 +43,7 @@ impl Stack {
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
         }
-        for part in ["run/exports", "tails", "kubelet/plugins", "kubelet/plugins_registry"] {
+        for part in ["run/exports", "kubelet/plugins", "kubelet/plugins_registry"] {
             fs::create_dir_all(folder.join(part))
                 .with_context(|| format!("creating {}", folder.display()))?;
         }

@@ -1,6 +1,6 @@
 //! The project's own programs, as the images and the tests want them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -29,8 +29,11 @@ pub(crate) struct ProjectBinaries {
     pub(crate) parallax_csi: PathBuf,
 }
 
-/// Builds the daemon, the command line and the CSI driver.
+/// Builds the daemon, the command line and the CSI driver; or takes those in the folder `PARALLAX_BINARIES`.
 pub(crate) fn project_binaries(world: &World, profile: Profile) -> Result<ProjectBinaries> {
+    if let Some(folder) = std::env::var_os("PARALLAX_BINARIES") {
+        return found(&PathBuf::from(folder));
+    }
     let mut command = process::command(env!("CARGO"));
     command.current_dir(&world.repo).args(["build", "--quiet", "--locked"]);
     command.args(["--bin", "parallaxd", "--bin", "parallax", "--bin", "parallax-csi"]);
@@ -42,7 +45,10 @@ pub(crate) fn project_binaries(world: &World, profile: Profile) -> Result<Projec
         }
     };
     say::step("building parallaxd, parallax and parallax-csi", || process::shown(&mut command, BUILD))?;
-    let folder = world.target().join(folder);
+    found(&world.target().join(folder))
+}
+
+fn found(folder: &Path) -> Result<ProjectBinaries> {
     let binaries = ProjectBinaries {
         parallaxd: folder.join("parallaxd"),
         parallax: folder.join("parallax"),
@@ -50,7 +56,7 @@ pub(crate) fn project_binaries(world: &World, profile: Profile) -> Result<Projec
     };
     for path in [&binaries.parallaxd, &binaries.parallax, &binaries.parallax_csi] {
         if !path.is_file() {
-            bail!("cargo built no {}", path.display());
+            bail!("there is no program {}", path.display());
         }
     }
     Ok(binaries)
