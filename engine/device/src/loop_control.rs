@@ -14,7 +14,10 @@ use rustix::ioctl::{Getter, IntegerSetter, Ioctl, IoctlOutput, NoArg, Opcode, Se
 use std::{
     ffi::c_void,
     fs::{File, OpenOptions},
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::PathBuf,
 };
 
@@ -206,7 +209,8 @@ impl LoopDevice {
     }
 
     /// Takes the device off its file if nobody else has it open, and answers whether that was so. Otherwise the
-    /// device stays as it was.
+    /// device stays as it was; to make sure of that the driver waits for I/O in flight, so do not call this while
+    /// there is any.
     pub fn clear(self) -> Result<bool> {
         let device = match self.request_clear()? {
             Some(device) => device,
@@ -233,6 +237,15 @@ impl LoopDevice {
             Err(rustix::io::Errno::NXIO) => Ok(true),
             Err(error) => Err(Error::from(std::io::Error::from(error))
                 .context(format!("asking {} for its status", self.path().display()))),
+        }
+    }
+
+    /// Whether someone has it mounted, stacked or otherwise for himself. Plain openers are not seen.
+    pub fn is_claimed(self) -> Result<bool> {
+        match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(self.path()) {
+            Ok(_) => Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(true),
+            Err(error) => Err(error).context(|| format!("opening {}", self.path().display())),
         }
     }
 

@@ -202,7 +202,9 @@ impl Attached {
     pub(super) fn clear(&self, hands: &Hands) -> Result<()> {
         let device = self.device;
         for _ in 0..CLEAR_ATTEMPTS_MAX {
-            if hands.call(move |_| device.clear())?? {
+            // The driver would wait for the I/O of a user whom it cannot leave: then even a refusal would hang.
+            let used = self.served.is_busy() || hands.call(move |_| device.is_claimed())??;
+            if !used && hands.call(move |_| device.clear())?? {
                 let untuned = self.untuned.clone();
                 // Another program may have taken the device by now and set its own limits; either is well.
                 return hands.call(move |_| untuned.iter().for_each(|setting| drop(setting.set())));

@@ -99,6 +99,11 @@ impl Served {
         !self.idle.wait_while_for(&mut state, |state| state.in_flight > 0, limit).timed_out()
     }
 
+    /// Whether requests are under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state.lock().in_flight > 0
+    }
+
     /// Bytes of the file.
     pub(super) fn size(&self) -> u64 {
         self.device.geometry().capacity

@@ -1,6 +1,6 @@
 //! The block device itself.
 
-use crate::world::{MemoryDevice, Shape, World, key, run, text, try_run};
+use crate::world::{Hang, MemoryDevice, Shape, World, key, run, text, try_run};
 use parallax_block::ErrorKind;
 use std::{
     fs::{self, File, OpenOptions},
@@ -261,4 +261,57 @@ fn a_remembered_number_is_given_again_and_forgotten_with_a_proper_detach() {
         assert_ne!(fs::read_to_string(&note).unwrap(), note_of);
         world.exports.detach(&key("remembered")).unwrap();
     }
+}
+
+/// Refusing to detach once waited for the I/O of the device, with every other change of the daemon behind it. This
+/// also shows that the whole queue of a device arrives, not one request after another.
+#[test]
+fn a_device_that_hangs_leaves_the_others_alone() {
+    let Some(world) = World::start() else { return };
+    let hanging = MemoryDevice::new(Shape::of(64 << 20));
+    let stuck = world.exports.attach(key("hanging"), hanging.clone(), false).unwrap();
+    std::thread::scope(|scope| {
+        let hang = Hang::of(&hanging);
+        let user = scope.spawn(|| {
+            let many = ["--rw=randwrite", "--bs=64k", "--iodepth=200", "--size=64m", "--verify=crc32c"];
+            fio(&stuck.path, &many)
+        });
+        let start = Instant::now();
+        while hanging.waiting.load(SeqCst) < 100 {
+            let waiting = hanging.waiting.load(SeqCst);
+            assert!(start.elapsed() < Duration::from_secs(20), "only {waiting} requests arrive at a time");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let device = MemoryDevice::new(Shape::of(64 << 20));
+        let other = world.exports.attach(key("other"), device.clone(), false).unwrap();
+        fio(&other.path, &["--rw=randwrite", "--bs=4k", "--size=4m", "--iodepth=16", "--verify=crc32c"]);
+        let error = world.exports.detach(&key("hanging")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        world.exports.detach(&key("other")).unwrap();
+        assert!(hanging.waiting.load(SeqCst) >= 100, "the device hangs no more");
+        drop(hang);
+        user.join().unwrap();
+    });
+}
+
+#[test]
+fn shutting_down_does_not_wait_forever_for_a_device_that_hangs() {
+    let Some(world) = World::start() else { return };
+    let device = MemoryDevice::new(Shape::of(16 << 20));
+    let attachment = world.exports.attach(key("hung"), device.clone(), false).unwrap();
+    std::thread::scope(|scope| {
+        let hang = Hang::of(&device);
+        let user = scope.spawn(|| {
+            let target = format!("of={}", text(&attachment.path));
+            try_run("dd", &["if=/dev/zero", &target, "bs=64k", "count=8", "oflag=direct"])
+        });
+        while device.waiting.load(SeqCst) == 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let start = Instant::now();
+        assert_eq!(world.exports.shutdown().unwrap(), [key("hung")]);
+        assert!(start.elapsed() < Duration::from_secs(30), "took {:?}", start.elapsed());
+        drop(hang);
+        assert!(!user.join().unwrap().status.success(), "an export that was given up still serves");
+    });
 }

@@ -8,7 +8,6 @@ use parallax_export::loop_export::{ExportKey, Limits, LoopExports};
 use parking_lot::RwLock;
 use std::{
     fs::OpenOptions,
-    future,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -38,9 +37,27 @@ pub(crate) struct MemoryDevice {
     pub(crate) unmapped: AtomicU64,
     pub(crate) fail: AtomicBool,
     pub(crate) full: AtomicBool,
-    pub(crate) hang: AtomicBool,
+    /// Requests wait while this is set.
+    hang: AtomicBool,
+    pub(crate) waiting: AtomicU64,
     /// Makes questions of the kernel about the device's shape take forever.
     pub(crate) slow_to_tell: AtomicBool,
+}
+
+/// Makes a device hang until it is dropped, so that a failed test ends too.
+pub(crate) struct Hang(Arc<MemoryDevice>);
+
+impl Hang {
+    pub(crate) fn of(device: &Arc<MemoryDevice>) -> Self {
+        device.hang.store(true, SeqCst);
+        Self(Arc::clone(device))
+    }
+}
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        self.0.hang.store(false, SeqCst);
+    }
 }
 
 /// How a device differs from the ordinary one.
@@ -81,6 +98,7 @@ impl MemoryDevice {
             fail: AtomicBool::new(false),
             full: AtomicBool::new(false),
             hang: AtomicBool::new(false),
+            waiting: AtomicU64::new(0),
             slow_to_tell: AtomicBool::new(false),
         })
     }
@@ -109,7 +127,11 @@ impl MemoryDevice {
 
     async fn admit(&self, writing: bool) -> Result<()> {
         if self.hang.load(SeqCst) {
-            future::pending::<()>().await;
+            self.waiting.fetch_add(1, SeqCst);
+            while self.hang.load(SeqCst) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            self.waiting.fetch_sub(1, SeqCst);
         }
         if self.fail.load(SeqCst) {
             return Err(Error::new(ErrorKind::Io, "the test asked for a failure"));
