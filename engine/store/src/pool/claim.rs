@@ -32,11 +32,14 @@ fn may_claim(kind: ExtentKind, fill: Fill) -> bool {
 }
 
 impl PoolCore {
-    /// Blocks of metadata that ordinary writes must leave: deletes, checkpoints and garbage collection need them.
+    /// Blocks of metadata that ordinary writes must leave: deletes, checkpoints and garbage collection need them,
+    /// and every open VDI needs journal.
     pub(crate) fn metadata_reserve(&self) -> u64 {
+        /// Three segments of journal and the root slots, rounded up.
+        const PER_OPEN_VDI: u64 = 56;
         let superblock = &self.disk.superblock;
         let blocks = u64::from(superblock.extents) * u64::from(superblock.extent_blocks);
-        (blocks / 256).clamp(128, 65_536)
+        (blocks / 256).clamp(128, 65_536) + PER_OPEN_VDI * self.opened.load(SeqCst)
     }
 
     fn fill(&self) -> Fill {

@@ -81,6 +81,8 @@ pub(crate) struct PoolCore {
     registry: AsyncMutex<Registry>,
     known: RwLock<Known>,
     claims: AtomicU64,
+    /// VDIs that are open.
+    opened: AtomicU64,
     slots: Mutex<BTreeMap<VdiId, Arc<Slot>>>,
     /// Sets that are being taken: their members count although no record names them yet.
     provisional: Mutex<BTreeSet<Uuid>>,
@@ -250,8 +252,20 @@ impl PoolCore {
         self.slots.lock().get(&id).is_some_and(|slot| slot.attached.load(SeqCst))
     }
 
-    /// Opens `id` if need be and counts a user.
+    /// Opens `id` if need be and counts a user. A pool that is too full for it is swept first: deletes must
+    /// work in a full pool, and a crash leaves space that only garbage collection finds.
     async fn enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
+        match self.try_enter(id).await {
+            Err(error) if error.kind() == ErrorKind::OutOfSpace => {
+                tracing::info!(vdi = %id, "the pool is too full to open a volume; collecting garbage");
+                Box::pin(Pool { core: self.clone() }.collect_garbage(&|_| {})).await?;
+                self.try_enter(id).await
+            }
+            other => other,
+        }
+    }
+
+    async fn try_enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
         self.check_open()?;
         self.record(id)?;
         let _gate = self.gate.read().await;
@@ -264,11 +278,13 @@ impl PoolCore {
                 slot.users.fetch_add(1, SeqCst);
                 Ok(open.clone())
             }
-            failed => {
-                if let Some(failed) = failed {
+            _ => {
+                if let Some(failed) = core.take() {
+                    self.opened.fetch_sub(1, SeqCst);
                     failed.quiesce().await;
                 }
                 let open = vdi::open(self, id).await?;
+                self.opened.fetch_add(1, SeqCst);
                 *core = Some(open.clone());
                 slot.users.fetch_add(1, SeqCst);
                 Ok(open)
@@ -285,6 +301,7 @@ impl PoolCore {
             return Ok(());
         }
         let Some(open) = core.take() else { return Ok(()) };
+        self.opened.fetch_sub(1, SeqCst);
         match open.release().await {
             Ok(()) => Ok(()),
             Err(error) => {

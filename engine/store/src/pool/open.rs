@@ -80,6 +80,7 @@ impl Pool {
             registry: Registry { area, known: known.clone() }.into(),
             known: known.into(),
             claims: 0.into(),
+            opened: 0.into(),
             slots: parking_lot::Mutex::default(),
             provisional: parking_lot::Mutex::default(),
             pins: parking_lot::Mutex::default(),
