@@ -89,6 +89,7 @@ pub async fn behind(service: ServiceName, files: &TlsFiles) -> Result<Client> {
     let channel = tonic::transport::Endpoint::from_static("https://parallax-manager")
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
         .tls_config(tls)
         .context("using the certificates")?
         .connect_with_connector_lazy(connector);

@@ -7,7 +7,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
-mod manager;
+pub mod manager;
 mod node;
 pub mod plugin;
 pub mod shop;

@@ -40,27 +40,38 @@ impl Plugin {
         let base = [command, "--log", "debug", "--endpoint", &endpoint];
         let command_line = base.iter().chain(args).map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
         let log = folder.join(format!("{command}.log"));
-        let child = spawn(&command_line, &log);
+        let child = spawn(&command_line, &log, &[]);
         let plugin = Self { child, socket, log, command: command_line };
         plugin.wait_until_ready().await;
         plugin
     }
 
+    /// Starts one that need not become ready, with these variables in its environment.
+    pub fn spawn_controller(folder: &Path, args: &[&str], environment: &[(&str, &Path)]) -> Self {
+        let socket = folder.join("controller.sock");
+        let endpoint = format!("unix://{}", socket.display());
+        let command = ["controller", "--endpoint", &endpoint];
+        let command = command.iter().chain(args).map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
+        let log = folder.join("controller.log");
+        Self { child: spawn(&command, &log, environment), socket, log, command }
+    }
+
+    /// What `Probe` says, when it is answered.
+    pub async fn ready(&self) -> Option<bool> {
+        let answer = IdentityClient::new(self.channel()).probe(ProbeRequest {}).await.ok()?;
+        answer.into_inner().ready
+    }
+
     /// Kills it without warning and starts it again.
     pub async fn kill_and_restart(&mut self) {
         self.child.kill().await.unwrap();
-        self.child = spawn(&self.command, &self.log);
+        self.child = spawn(&self.command, &self.log, &[]);
         self.wait_until_ready().await;
     }
 
-    async fn wait_until_ready(&self) {
+    pub async fn wait_until_ready(&self) {
         for _ in 0..200 {
-            let mut identity = IdentityClient::new(self.channel());
-            if identity
-                .probe(ProbeRequest {})
-                .await
-                .is_ok_and(|answer| answer.into_inner().ready == Some(true))
-            {
+            if self.ready().await == Some(true) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -94,10 +105,11 @@ pub fn channel(socket: &Path) -> Channel {
     }))
 }
 
-fn spawn(args: &[String], log: &Path) -> Child {
+fn spawn(args: &[String], log: &Path, environment: &[(&str, &Path)]) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
     Command::new(env!("CARGO_BIN_EXE_parallax-csi"))
         .args(args)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
