@@ -5,6 +5,8 @@
 //! meant edits `docs/on-disk-format.md` and the version or a feature flag too, and writes the files anew:
 //! `GOLDEN=write cargo test -p parallax-format --test golden`.
 //!
+//! The tables of that page are compared with the same files, so it cannot drift from the code either.
+//!
 //! A file names its length, then lists sixteen bytes a line behind their offset. Lines of zeroes are left out.
 
 use parallax_format::{
@@ -335,4 +337,46 @@ fn tail_header_and_entry() {
     let (body, length) = tail::decode_entry(&bytes, 9_001, EPOCH, SALT).unwrap();
     assert_eq!((body, length), (&record.0[..], bytes.len()));
     assert!(tail::decode_entry(&bytes, 9_002, EPOCH, SALT).is_none());
+}
+
+/// Whether `shown` (a hexadecimal number or a quoted text) is what `bytes` say.
+fn shows(shown: &str, bytes: &[u8]) -> bool {
+    match shown.strip_prefix("0x") {
+        Some(digits) => {
+            let mut number = [0; 16];
+            number[..bytes.len()].copy_from_slice(bytes);
+            u128::from_str_radix(digits, 16) == Ok(u128::from_le_bytes(number))
+        }
+        None => shown.trim_matches('"').as_bytes() == bytes,
+    }
+}
+
+#[test]
+fn the_page_about_the_format_shows_what_the_golden_files_hold() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(folder.join("../../docs/on-disk-format.md")).unwrap();
+    let mut file: Option<(String, Vec<u8>)> = None;
+    let (mut tables, mut next) = (0, None);
+    for line in page.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let ["", at, length, field, shown, ..] = cells[..] else {
+            (file, next) = (None, None);
+            continue;
+        };
+        if let Some(name) = shown.strip_prefix("in `").and_then(|name| name.strip_suffix(".hex`")) {
+            let text = fs::read_to_string(folder.join(format!("tests/golden/{name}.hex"))).unwrap();
+            file = Some((name.to_owned(), parse(&text)));
+            tables += 1;
+        } else if let (Some((name, bytes)), Ok(at)) = (&file, at.parse::<usize>()) {
+            let end = at + length.parse::<usize>().unwrap();
+            assert!(next.is_none_or(|next| next == at), "{name}: {field} leaves a gap or overlaps");
+            assert!(
+                shows(shown, &bytes[at..end]),
+                "{name}: {field} is {:02x?}, not {shown}",
+                &bytes[at..end]
+            );
+            next = Some(end);
+        }
+    }
+    assert_eq!(tables, 12, "every structure of the page has its table");
 }
