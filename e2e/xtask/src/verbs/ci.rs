@@ -22,6 +22,8 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("make", "make"),
     ("qemu-img", "qemu-utils"),
     ("nbdinfo", "libnbd-bin"),
+    ("nbdsh", "python3-libnbd"),
+    ("fio", "fio"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("strip", "binutils"),
