@@ -59,7 +59,9 @@ impl ErrorKind {
             Self::Busy | Self::Exhausted => libc::EBUSY,
             Self::Unsupported => libc::EOPNOTSUPP,
             Self::Cancelled => libc::ECANCELED,
-            Self::Corrupt | Self::Io | Self::Fenced | Self::Incompatible | Self::FailedPrecondition => libc::EIO,
+            Self::Corrupt | Self::Io | Self::Fenced | Self::Incompatible | Self::FailedPrecondition => {
+                libc::EIO
+            }
         }
     }
 }

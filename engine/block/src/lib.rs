@@ -16,7 +16,9 @@ mod runtime;
 mod tail;
 
 pub use buffer::{Buffer, MEMORY_ALIGNMENT};
-pub use device::{Allocation, BlockDevice, BoxFuture, Completion, Geometry, StatusExtent, WriteOptions, ZeroOptions};
+pub use device::{
+    Allocation, BlockDevice, BoxFuture, Completion, Geometry, StatusExtent, WriteOptions, ZeroOptions,
+};
 pub use error::{Error, ErrorKind, Result, ResultExt};
 pub use range::ByteRange;
 pub use runtime::{Runtime, join_all};

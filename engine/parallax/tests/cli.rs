@@ -288,6 +288,33 @@ fn inspect_decodes_what_verifies_and_names_what_does_not() {
 }
 
 #[test]
+fn damage_is_found_named_and_has_its_exit_code() {
+    let world = World::direct();
+    world.image("a.img");
+    world.good(&["import", "a.img", "db"]);
+    let radix = world.json(&["inspect", "radix", "db", "--depth", "4"]);
+    let leaf = radix["nodes"].as_array().unwrap().iter().find(|node| node["level"] == 0).unwrap();
+    let address = leaf["link"]["address"].as_str().unwrap();
+    let (extent, block) = address.split_once(':').unwrap();
+    let first = world.json(&["inspect", "extent", extent])["first_block"].as_u64().unwrap();
+    let offset = usize::try_from((first + block.parse::<u64>().unwrap()) * 4096).unwrap();
+    let path = world.path("pool.img");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[offset + 9] ^= 4;
+    fs::write(&path, &bytes).unwrap();
+
+    let checked = world.run(&["check", "--json"]);
+    assert_eq!(checked.status.code(), Some(1), "{}", said(&checked));
+    let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert_eq!(report["clean"], false);
+    let findings = report["findings"].as_array().unwrap();
+    let found = findings.iter().find(|finding| finding["severity"] == "damage").unwrap();
+    assert!(found["volumes"].as_array().unwrap().contains(&Value::from("db")), "{report}");
+    let radix = world.json(&["inspect", "radix", "db", "--depth", "4"]);
+    assert!(radix["nodes"].as_array().unwrap().iter().any(|node| node["error"].is_string()), "{radix}");
+}
+
+#[test]
 fn serving_lasts_until_it_is_interrupted() {
     let world = World::direct();
     world.good(&["create", "db", "--size", "16M"]);

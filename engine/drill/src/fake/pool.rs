@@ -335,45 +335,43 @@ struct Attached {
 }
 
 impl Attached {
-    fn change(
+    async fn change(
         &self,
         range: ByteRange,
         bytes: Option<Buffer>,
         fua: bool,
-    ) -> impl Future<Output = (Option<Buffer>, Result<()>)> + Send + '_ {
-        async move {
-            self.pool.touch().await;
-            let shared = &self.pool.shared;
-            let shift = u64::from(bytes.is_some() && self.pool.in_one_in(50, Bug::WriteIsMisdirected));
-            let write = {
-                let mut state = shared.state.lock();
-                state.last_write += 1;
-                let write = state.last_write;
-                let Ok(volume) = state.volume(self.id) else { return (bytes, refuse(ErrorKind::NotFound)) };
-                let mut changes: Vec<(u64, Option<Arc<[u8]>>)> = Vec::new();
-                if shared.has(Bug::PartialWriteClearsBlock) && bytes.is_some() {
-                    changes.extend(
-                        lbas(range)
-                            .next()
-                            .map(|lba| lba / 8 * 8)
-                            .filter(|lba| *lba < range.offset() / 512)
-                            .map(|lba| (lba, None)),
-                    );
-                }
-                for (index, lba) in lbas(range).enumerate() {
-                    let sector =
-                        bytes.as_ref().map(|bytes| &bytes[index * SECTOR_SIZE..(index + 1) * SECTOR_SIZE]);
-                    changes.push((lba + shift, sector.map(Arc::from)));
-                }
-                volume.apply(write, changes, fua && !shared.has(Bug::FuaIsVolatile));
-                write
-            };
-            self.pool.pause().await;
-            if let Ok(volume) = shared.state.lock().volume(self.id) {
-                volume.acknowledge(write);
+    ) -> (Option<Buffer>, Result<()>) {
+        self.pool.touch().await;
+        let shared = &self.pool.shared;
+        let shift = u64::from(bytes.is_some() && self.pool.in_one_in(50, Bug::WriteIsMisdirected));
+        let write = {
+            let mut state = shared.state.lock();
+            state.last_write += 1;
+            let write = state.last_write;
+            let Ok(volume) = state.volume(self.id) else { return (bytes, refuse(ErrorKind::NotFound)) };
+            let mut changes: Vec<(u64, Option<Arc<[u8]>>)> = Vec::new();
+            if shared.has(Bug::PartialWriteClearsBlock) && bytes.is_some() {
+                changes.extend(
+                    lbas(range)
+                        .next()
+                        .map(|lba| lba / 8 * 8)
+                        .filter(|lba| *lba < range.offset() / 512)
+                        .map(|lba| (lba, None)),
+                );
             }
-            (bytes, Ok(()))
+            for (index, lba) in lbas(range).enumerate() {
+                let sector =
+                    bytes.as_ref().map(|bytes| &bytes[index * SECTOR_SIZE..(index + 1) * SECTOR_SIZE]);
+                changes.push((lba + shift, sector.map(Arc::from)));
+            }
+            volume.apply(write, changes, fua && !shared.has(Bug::FuaIsVolatile));
+            write
+        };
+        self.pool.pause().await;
+        if let Ok(volume) = shared.state.lock().volume(self.id) {
+            volume.acknowledge(write);
         }
+        (bytes, Ok(()))
     }
 }
 

@@ -46,6 +46,12 @@ pub struct Writes {
     table: Vec<Write>,
 }
 
+impl Default for Writes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Writes {
     /// Only the base write.
     pub fn new() -> Self {

@@ -86,7 +86,10 @@ impl Figures {
 
     fn control(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = &self.metrics;
+        let store = self.engine.pool().counters();
         for (name, help, counter) in [
+            ("commits", "Commits of journals", &store.commits),
+            ("checkpoints", "Checkpoints written", &store.checkpoints),
             ("volumes_created", "Volumes created", &metrics.volumes_created),
             ("volumes_deleted", "Volumes deleted", &metrics.volumes_deleted),
             ("snapshots_taken", "Snapshots taken", &metrics.snapshots_taken),

@@ -99,6 +99,8 @@ async fn metrics_and_health_are_on_loopback() {
     {
         assert!(page.contains(line), "{line} is not in\n{page}");
     }
+    let commits = page.lines().find_map(|line| line.strip_prefix("parallax_commits_total "));
+    assert!(commits.is_some_and(|count| count.parse::<u64>().unwrap() > 0), "{page}");
     assert!(get(port, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(get(port, "/etc/passwd").await.starts_with("HTTP/1.1 404"));
 
