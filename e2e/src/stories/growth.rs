@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::Story;
-use crate::objects::{Claim, FILESYSTEM, From, shell};
+use crate::objects::{Claim, FILESYSTEM, From, XFS, shell, xfs_class};
 use crate::stage::{PATIENCE, Stage};
 use crate::wait;
 
@@ -35,12 +35,13 @@ fn room_kib(stage: &Stage) -> Result<u64> {
 }
 
 fn run(stage: &Stage) -> Result<()> {
-    stage.step("a claim of 128 MiB serves a pod that writes without pause", || {
-        stage.claim(Claim { name: "growing", class: FILESYSTEM, size: "128Mi", from: From::Empty })?;
+    stage.apply(&[xfs_class()])?;
+    stage.step("a claim of 512 MiB serves a pod that writes without pause", || {
+        stage.claim(Claim { name: "growing", class: XFS, size: "512Mi", from: From::Empty })?;
         stage.apply(&[shell(&stage.namespace, "load", "growing", LOAD)])?;
         stage.ready("load")
     })?;
-    for (size, kib) in [("256Mi", 230_000), ("1Gi", 950_000), ("4Gi", 3_900_000)] {
+    for (size, kib) in [("768Mi", 650_000), ("1Gi", 900_000), ("4Gi", 3_800_000)] {
         stage.step(&format!("it grows to {size}"), || {
             resize(stage, "growing", size)?;
             wait::until(&format!("the filesystem to have {size}"), PATIENCE, || {
@@ -65,5 +66,21 @@ fn run(stage: &Stage) -> Result<()> {
         stage.sh("load", "touch /data/stop")?;
         stage.ended("load")
     })?;
-    stage.step("everything is deleted", || stage.delete(&["pod/load", "pvc/growing"]))
+    stage.step("ext4 has grown, at the latest, when its next pod starts", || {
+        let sleep = |pod: &str| shell(&stage.namespace, pod, "offline", "sleep infinity");
+        stage.claim(Claim { name: "offline", class: FILESYSTEM, size: "128Mi", from: From::Empty })?;
+        stage.apply(&[sleep("first")])?;
+        stage.ready("first")?;
+        resize(stage, "offline", "256Mi")?;
+        stage.delete(&["pod/first"])?;
+        stage.apply(&[sleep("second")])?;
+        stage.ready("second")?;
+        wait::until("the filesystem to have 256Mi", PATIENCE, || {
+            let room: u64 = stage.sh("second", "df -k /data | tail -1 | awk '{print $2}'")?.trim().parse()?;
+            Ok((room > 220_000).then_some(()))
+        })
+    })?;
+    stage.step("everything is deleted", || {
+        stage.delete(&["pod/load", "pod/second", "pvc/growing", "pvc/offline"])
+    })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Story, growth};
-use crate::objects::{Claim, FILESYSTEM, From, shell, snapshot};
+use crate::objects::{Claim, FILESYSTEM, From, XFS, shell, snapshot, xfs_class};
 use crate::pool::{CONTROLLER, NAMESPACE, NODE_PLUGIN};
 use crate::stage::{PATIENCE, Stage, same};
 use crate::wait;
@@ -29,6 +29,7 @@ const WITNESS: &str =
 
 fn run(stage: &Stage) -> Result<()> {
     let before = stage.pool.data_bytes()?;
+    stage.apply(&[xfs_class()])?;
     stage.step("a witness pod starts to write", || {
         stage.claim(Claim { name: "witness", class: FILESYSTEM, size: "256Mi", from: From::Empty })?;
         stage.apply(&[shell(&stage.namespace, "witness", "witness", WITNESS)])?;
@@ -56,17 +57,17 @@ fn life(stage: &Stage, delay: Duration) -> Result<()> {
     let namespace = &stage.namespace;
     let kill = || kill_plugins(stage, delay);
 
-    stage.claim(Claim { name: "victim", class: FILESYSTEM, size: "128Mi", from: From::Empty })?;
+    stage.claim(Claim { name: "victim", class: XFS, size: "512Mi", from: From::Empty })?;
     stage.apply(&[shell(namespace, "victim", "victim", "sleep infinity")])?;
     kill()?;
     stage.ready("victim")?;
     let sum = stage.sh("victim", "head -c 4194304 /dev/urandom > /data/a; sync; sha256sum < /data/a")?;
 
-    growth::resize(stage, "victim", "256Mi")?;
+    growth::resize(stage, "victim", "768Mi")?;
     kill()?;
     wait::until("the filesystem to grow", PATIENCE, || {
         let room: u64 = stage.sh("victim", "df -k /data | tail -1 | awk '{print $2}'")?.trim().parse()?;
-        Ok((room > 220_000).then_some(()))
+        Ok((room > 650_000).then_some(()))
     })?;
 
     stage.apply(&[snapshot(namespace, "moment", "victim")])?;

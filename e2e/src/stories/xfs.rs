@@ -1,21 +1,18 @@
 //! xfs, whose every copy carries the same identity: two of them must still be mounted side by side.
 
 use anyhow::Result;
-use serde_json::json;
 
 use super::Story;
-use crate::objects::{Claim, From, shell, storage_class};
+use crate::objects::{Claim, From, XFS, shell, xfs_class};
 use crate::stage::{Stage, same};
 
 pub(super) const STORY: Story =
     Story { name: "xfs", summary: "an xfs volume, its restore and its clone are mounted on one node", run };
 
-const CLASS: &str = "story-xfs";
-
 fn run(stage: &Stage) -> Result<()> {
-    stage.apply(&[storage_class(CLASS, &json!({"csi.storage.k8s.io/fstype": "xfs"}))])?;
+    stage.apply(&[xfs_class()])?;
     stage.step("an xfs claim serves a pod", || {
-        stage.claim(Claim { name: "source", class: CLASS, size: "1Gi", from: From::Empty })?;
+        stage.claim(Claim { name: "source", class: XFS, size: "1Gi", from: From::Empty })?;
         stage.apply(&[shell(&stage.namespace, "first", "source", "sleep infinity")])?;
         stage.ready("first")?;
         let kind = stage.sh("first", "grep ' /data ' /proc/mounts | cut -d' ' -f3")?;
@@ -26,8 +23,8 @@ fn run(stage: &Stage) -> Result<()> {
     })?;
     stage.step("a restored snapshot and a clone run beside it", || {
         stage.snapshot("moment", "source")?;
-        stage.claim(Claim { name: "restored", class: CLASS, size: "1Gi", from: From::Snapshot("moment") })?;
-        stage.claim(Claim { name: "cloned", class: CLASS, size: "2Gi", from: From::Claim("source") })?;
+        stage.claim(Claim { name: "restored", class: XFS, size: "1Gi", from: From::Snapshot("moment") })?;
+        stage.claim(Claim { name: "cloned", class: XFS, size: "2Gi", from: From::Claim("source") })?;
         for (pod, claim) in [("second", "restored"), ("third", "cloned")] {
             stage.apply(&[shell(&stage.namespace, pod, claim, "sleep infinity")])?;
             stage.ready(pod)?;
@@ -49,7 +46,6 @@ fn run(stage: &Stage) -> Result<()> {
             "pvc/restored",
             "pvc/cloned",
         ])?;
-        stage.delete(&["volumesnapshot/moment"])?;
-        stage.kube.run(&["delete", "storageclass", CLASS]).map(drop)
+        stage.delete(&["volumesnapshot/moment"])
     })
 }

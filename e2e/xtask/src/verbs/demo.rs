@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use parallax_e2e::kube::Kube;
-use parallax_e2e::objects::{Claim, FILESYSTEM, From};
+use parallax_e2e::objects::{Claim, From, XFS, xfs_class};
 use parallax_e2e::pool::Pool;
 use parallax_e2e::say;
 use parallax_e2e::stage::{PATIENCE, Stage};
@@ -56,10 +56,11 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
 fn tell(stage: &Stage) -> Result<()> {
     let namespace = &stage.namespace;
 
+    stage.apply(&[xfs_class()])?;
     chapter("1. A claim becomes a disk, and a database moves in");
     say("The claim asks for 10 GiB. Nothing is copied or zeroed: a volume is a root of a radix tree.");
     stage.step("PostgreSQL starts on a claim of 10 GiB", || {
-        stage.claim(Claim { name: "shop", class: FILESYSTEM, size: "10Gi", from: From::Empty })?;
+        stage.claim(Claim { name: "shop", class: XFS, size: "10Gi", from: From::Empty })?;
         stage.apply(&[server(namespace, "shop", "shop")])?;
         stage.ready("shop")
     })?;
@@ -91,12 +92,7 @@ fn tell(stage: &Stage) -> Result<()> {
     );
     let begun = Instant::now();
     stage.step("a claim with the database as its source", || {
-        stage.claim(Claim {
-            name: "playground",
-            class: FILESYSTEM,
-            size: "10Gi",
-            from: From::Claim("shop"),
-        })?;
+        stage.claim(Claim { name: "playground", class: XFS, size: "10Gi", from: From::Claim("shop") })?;
         stage.apply(&[server(namespace, "playground", "playground")])?;
         stage.bound("playground")
     })?;
@@ -120,7 +116,7 @@ fn tell(stage: &Stage) -> Result<()> {
     let begun = Instant::now();
     stage.step("the shop opens again, on the snapshot of noon", || {
         let from = From::Snapshot("noon");
-        stage.claim(Claim { name: "shop-again", class: FILESYSTEM, size: "10Gi", from })?;
+        stage.claim(Claim { name: "shop-again", class: XFS, size: "10Gi", from })?;
         stage.apply(&[server(namespace, "shop-again", "shop-again")])?;
         stage.ready("shop-again")
     })?;
