@@ -82,6 +82,7 @@ impl Life {
     fn place(&self, prng: &mut Prng, total: u64, grain: u64) -> Range<u64> {
         let options = &self.drill.options;
         let longest = match prng.range(0..3) {
+            _ if options.tight && prng.chance(1, 2) => options.request_sectors_max,
             0 => 1,
             1 => BLOCK_SECTORS * 2,
             _ => options.request_sectors_max,

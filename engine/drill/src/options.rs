@@ -79,7 +79,7 @@ impl Options {
         let sizes: [Range<u64>; 3] = [8..64, 64..512, 512..4096];
         Self {
             seed,
-            capacity: extent_bytes * if tight { 256 } else { prng.range(512..1024) },
+            capacity: extent_bytes * if tight { prng.range(20..48) } else { prng.range(256..1024) },
             extent_bytes,
             tight,
             volume_sectors: if tight { 4096..12288 } else { prng.pick(&sizes).clone() },
@@ -93,7 +93,7 @@ impl Options {
             hot_percent: *prng.pick(&[0, 30, 80]),
             weights: Weights {
                 read: prng.range(5..40),
-                write: prng.range(10..60),
+                write: prng.range(if tight { 50..80 } else { 10..60 }),
                 flush: prng.range(0..15),
                 discard: prng.range(0..12),
                 zero: prng.range(0..12),

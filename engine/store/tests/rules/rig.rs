@@ -247,11 +247,3 @@ pub(crate) async fn read(device: &dyn BlockDevice, offset: u64, length: u64) -> 
 pub(crate) fn is_change(request: &Request) -> bool {
     matches!(request.kind, Kind::Write { .. })
 }
-
-/// Runs `work`, or gives up after a second of virtual time.
-pub(crate) async fn within_a_second<T>(world: &World, work: impl Future<Output = T>) -> Option<T> {
-    match either(work, world.sleep(Duration::from_secs(1))).await {
-        Either::Left(output) => Some(output),
-        Either::Right(()) => None,
-    }
-}
