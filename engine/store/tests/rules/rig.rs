@@ -1,9 +1,7 @@
 //! A pool on a simulated disk that was used before, and the few verbs that the tests are written in.
 
 use parallax_block::{BLOCK_SIZE, BlockDevice, BoxFuture, Buffer, ByteRange, Result, Runtime, WriteOptions};
-use parallax_sim::{
-    DiskOptions, Either, Image, Kind, Phase, Process, Request, SimDisk, SimTails, Unflushed, World, either,
-};
+use parallax_sim::{DiskOptions, Image, Kind, Phase, Process, Request, SimDisk, SimTails, Unflushed, World};
 use parallax_store::{
     CreatePool, CreateVdi, Environment, Finding, Name, Pool, Severity, SnapshotInfo, Source, TakeSnapshot,
     Timestamp, Vdi, VdiId, VdiInfo, check,
