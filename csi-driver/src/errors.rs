@@ -55,7 +55,14 @@ pub fn no_snapshot(id: impl Display) -> Status {
     Status::not_found(format!("snapshot {id} does not exist"))
 }
 
-fn message_of(error: &Status) -> String {
+/// What went wrong, for a person: a connection that failed says so before its reason.
+pub(crate) fn message_of(error: &Status) -> String {
+    let lost = error.code() == Code::Unavailable && std::error::Error::source(error).is_some();
+    let text = reasons(error);
+    if lost { format!("parallaxd cannot be reached: {text}") } else { text }
+}
+
+fn reasons(error: &Status) -> String {
     let mut text = match (error.code(), error.message()) {
         (code, "") => code.description().to_owned(),
         (Code::DataLoss, message) => format!("damage: {message}"),
@@ -97,6 +104,20 @@ mod tests {
         for code in ambiguous {
             assert_eq!(from_manager("creating", &Status::new(code, "why")).code(), Code::Unavailable);
         }
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_from_an_answer() {
+        let missing = std::io::Error::from_raw_os_error(2);
+        let mut lost = Status::unavailable("error trying to connect");
+        lost.set_source(std::sync::Arc::new(missing));
+        let status = from_manager("attaching volume x", &lost);
+        assert!(
+            status.message().starts_with("attaching volume x: parallaxd cannot be reached: "),
+            "{status}"
+        );
+        assert!(status.message().contains("No such file"), "{status}");
+        assert_eq!(from_manager("doing", &Status::unavailable("stopping")).message(), "doing: stopping");
     }
 
     #[test]

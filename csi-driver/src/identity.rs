@@ -6,7 +6,10 @@ use crate::proto::csi::{
     identity_server::Identity,
     plugin_capability::{self, service, volume_expansion},
 };
-use crate::{DRIVER_NAME, errors::Result};
+use crate::{
+    DRIVER_NAME,
+    errors::{Result, message_of},
+};
 use parallax_api::{client::Client, v1};
 use std::time::Duration;
 use tonic::{Request, Response};
@@ -39,7 +42,7 @@ impl DependsOn {
         match tokio::time::timeout(READY_TIMEOUT, answer).await {
             Ok(Ok(())) => true,
             Ok(Err(status)) => {
-                tracing::warn!(reason = status.message(), "not ready");
+                tracing::warn!(reason = message_of(&status), "not ready");
                 false
             }
             Err(_) => {
