@@ -31,10 +31,23 @@ pub(crate) fn run(world: &World, profile: Profile) -> Result<()> {
     });
     let file = Layout::of(world).at("values.json");
     fs::write(&file, values.to_string()).context("writing the chart's values")?;
+    forget_interrupted(world)?;
     say::step("installing the chart", || {
         let mut command = helm(world, &["upgrade", "--install", "parallax"]);
         command.arg(world.repo.join("charts/parallax")).arg("--values").arg(&file);
         command.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"]);
         process::output(&mut command, Duration::from_secs(240)).map(drop)
     })
+}
+
+/// Helm refuses to touch a release whose last operation was killed; nothing of it is worth keeping here.
+fn forget_interrupted(world: &World) -> Result<()> {
+    let mut status = helm(world, &["status", "parallax", "-n", NAMESPACE, "-o", "json"]);
+    let Ok(text) = process::output(&mut status, process::COMMAND) else { return Ok(()) };
+    let release: serde_json::Value = serde_json::from_str(&text).context("reading helm's answer")?;
+    if release["info"]["status"].as_str().is_some_and(|status| status.starts_with("pending")) {
+        let mut uninstall = helm(world, &["uninstall", "parallax", "-n", NAMESPACE, "--no-hooks"]);
+        process::output(&mut uninstall, process::COMMAND)?;
+    }
+    Ok(())
 }
