@@ -57,6 +57,12 @@ const NEVER: &[&str] = &[
     "snapshotmetadata",
     "VolumeAttributesClass",
 ];
+/// Growing a mounted ext4 asks for a right that some machines withhold even from root. There, and only there, this
+/// is left out; xfs shows the same in the full tier.
+const GROWS_MOUNTED_EXT4: &str =
+    r"\((default fs|ext4)\).*volume-expand should resize volume when PVC is edited while pod is using it";
+/// Number of that right, CAP_SYS_RESOURCE.
+const SYS_RESOURCE: u32 = 24;
 /// Left out of the quick tier.
 const SLOW: &[&str] = &[r"\[Serial\]", r"\[Slow\]"];
 
@@ -68,10 +74,14 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     let kube = ready(world, args.profile)?;
     up::import(world, &image::for_suite(world)?)?;
 
-    let (focus, skip) = match args.tier {
+    let (focus, mut skip) = match args.tier {
         Tier::Quick => (QUICK, [NEVER, SLOW].concat()),
         Tier::Full => (FULL, NEVER.to_vec()),
     };
+    if !may(SYS_RESOURCE)? {
+        say::note("left out, for want of CAP_SYS_RESOURCE on this machine: growing a mounted ext4");
+        skip.push(GROWS_MOUNTED_EXT4);
+    }
     let report = Layout::of(world).at("suite");
     fs::create_dir_all(&report).with_context(|| format!("creating {}", report.display()))?;
     let log = report.join("suite.log");
@@ -110,4 +120,13 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
         bail!("the suite failed; log {}", log.display());
     }
     Ok(())
+}
+
+/// Whether this process has a capability; containers never have more.
+fn may(capability: u32) -> Result<bool> {
+    let status = fs::read_to_string("/proc/self/status").context("reading this process's rights")?;
+    let mask =
+        status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("a status without rights")?;
+    let mask = u64::from_str_radix(mask.trim(), 16).context("reading this process's rights")?;
+    Ok(mask >> capability & 1 == 1)
 }
