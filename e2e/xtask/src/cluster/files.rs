@@ -65,6 +65,8 @@ pub(crate) fn kubelet(layout: &Layout, authority: &Authority, serving: &Identity
             "imageMaximumGCAge": "0s",
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "volumeStatsAggPeriod": "10s",
+            // How soon a running pod sees that its volume has grown.
+            "syncFrequency": "10s",
             "shutdownGracePeriod": "0s",
             // Stories kill containers on purpose; their successors should not be punished for it.
             "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
