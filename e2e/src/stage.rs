@@ -76,6 +76,21 @@ impl Stage {
         })
     }
 
+    /// Waits until no node holds a claim's volume.
+    pub fn detached(&self, claim: &str) -> Result<()> {
+        let found = self.kube.json(&["get", "-n", &self.namespace, &format!("pvc/{claim}")])?;
+        let volume = &found["spec"]["volumeName"];
+        crate::wait::until(&format!("the volume of {claim} to be detached"), PATIENCE, || {
+            let attachments = self.kube.json(&["get", "volumeattachments"])?;
+            let held = attachments["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|attachment| attachment["spec"]["source"]["persistentVolumeName"] == *volume);
+            Ok((!held).then_some(()))
+        })
+    }
+
     /// Waits until a pod is ready.
     pub fn ready(&self, pod: &str) -> Result<()> {
         self.kube

@@ -26,7 +26,7 @@ fn run(stage: &Stage) -> Result<()> {
     stage.step("a snapshot is taken", || stage.snapshot("moment", "kept"))?;
     stage.step("the pod ends and its volume is detached", || {
         stage.delete(&["pod/before"])?;
-        detached(stage)
+        stage.detached("kept")
     })?;
     stage.step("parallaxd is terminated and its successor is ready", || restart(stage))?;
     stage.step("the pool is clean", || stage.pool.check())?;
@@ -46,14 +46,6 @@ fn run(stage: &Stage) -> Result<()> {
     })?;
     stage.step("everything is deleted", || {
         stage.delete(&["pod/after", "pod/beside", "pvc/kept", "pvc/restored", "volumesnapshot/moment"])
-    })
-}
-
-fn detached(stage: &Stage) -> Result<()> {
-    wait::until("the volume to be detached", PATIENCE, || {
-        let attachments = stage.kube.json(&["get", "volumeattachments"])?;
-        let none = attachments["items"].as_array().is_some_and(Vec::is_empty);
-        Ok(none.then_some(()))
     })
 }
 

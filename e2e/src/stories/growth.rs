@@ -73,6 +73,7 @@ fn run(stage: &Stage) -> Result<()> {
         stage.ready("first")?;
         resize(stage, "offline", "256Mi")?;
         stage.delete(&["pod/first"])?;
+        stage.detached("offline")?;
         stage.apply(&[sleep("second")])?;
         stage.ready("second")?;
         wait::until("the filesystem to have 256Mi", PATIENCE, || {
