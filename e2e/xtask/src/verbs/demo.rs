@@ -104,7 +104,7 @@ fn tell(stage: &Stage) -> Result<()> {
     ));
 
     chapter("4. Somebody makes a mistake");
-    stage.step("delete from pgbench_accounts, and commit", || {
+    stage.step("truncate every table, and commit", || {
         ask(stage, "shop", "truncate pgbench_accounts, pgbench_branches, pgbench_tellers, pgbench_history")
             .map(drop)
     })?;
