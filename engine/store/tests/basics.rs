@@ -258,3 +258,31 @@ fn a_full_pool_refuses_the_write_that_does_not_fit_and_stays_usable() {
     });
     rig.assert_clean();
 }
+
+/// The snapshot table was once addressed by leaf where its tree expects words: the 33rd snapshot took the place of
+/// the first.
+#[test]
+fn a_hundred_snapshots_are_listed_in_order_and_each_is_its_own() {
+    let rig = Rig::new(5, 64 * MIB);
+    let pool = rig.open();
+    rig.world.run(async {
+        let info = pool.create_vdi(request("db", Some(8 * MIB), Source::Empty)).await.unwrap();
+        let vdi = pool.attach(info.id).await.unwrap();
+        for at in 0..100u8 {
+            put(&*vdi, 0, at + 1, 4096).await;
+            let id = pool.snapshot(snapshot_of(&info, &format!("s{at}"))).await.unwrap()[0].id;
+            pool.materialise(id).await.unwrap();
+        }
+        let list = pool.snapshots(info.id, 0, 1000).await.unwrap();
+        assert_eq!(list.len(), 100);
+        for (at, snapshot) in list.iter().enumerate() {
+            assert_eq!(snapshot.label, format!("s{at}"));
+            let view = pool.open_snapshot(snapshot.id).await.unwrap();
+            assert_eq!(get(&*view, 0, 4096).await, vec![at as u8 + 1; 4096]);
+            view.close().await.unwrap();
+        }
+        vdi.detach().await.unwrap();
+        pool.close().await.unwrap();
+    });
+    rig.assert_clean();
+}
