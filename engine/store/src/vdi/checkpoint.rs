@@ -404,12 +404,7 @@ fn change_leaf(
     superseded: &mut Vec<Superseded>,
     change: impl FnOnce(&mut Node) -> Result<()>,
 ) -> std::result::Result<Result<()>, Missing> {
-    let find = |link| {
-        held.iter()
-            .find(|(h, _)| h.same_target(link))
-            .map(|(_, n)| n.clone())
-            .or_else(|| disk.cache.get(link))
-    };
+    let find = |link| tree::locate(disk, held, link);
     let leaf = table.leaf_mut(leaf_slot(key), &find, superseded)?;
     Ok(change(leaf))
 }

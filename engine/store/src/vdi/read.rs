@@ -104,6 +104,11 @@ pub(crate) async fn read_pieces(
             }
         }));
     }
+    rejoin(parts).await
+}
+
+/// Waits for all parts of a request and puts its buffer together again; the first error counts.
+pub(crate) async fn rejoin(parts: Vec<impl Future<Output = Completion> + Unpin>) -> Completion {
     let mut whole = Buffer::default();
     let mut outcome = Ok(());
     for (part, result) in join_all(parts).await {

@@ -1,6 +1,10 @@
 //! Writes: in place where the VDI alone holds the block, else to a new block that is published afterwards.
 
-use super::{Piece, Target, VdiCore, encode, read::overlap, runs::Choice};
+use super::{
+    Piece, Target, VdiCore, encode,
+    read::{overlap, rejoin},
+    runs::Choice,
+};
 use crate::space::Run;
 use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, Completion, Result, WriteOptions, join_all};
 use parallax_format::{Entry, journal::JournalRecord, node::FANOUT, record::ExtentKind};
@@ -75,13 +79,7 @@ impl VdiCore {
                 }
             }));
         }
-        let mut whole = Buffer::default();
-        let mut outcome = Ok(());
-        for (part, result) in join_all(parts).await {
-            whole.unsplit(part);
-            outcome = outcome.and(result);
-        }
-        (whole, outcome)
+        rejoin(parts).await
     }
 
     /// Writes the pieces that are not writable to new blocks, the others in place, then publishes.
