@@ -4,7 +4,11 @@
 //! * Only extents that the catalogue maps are reachable; extent 0 never is.
 //! * A flush that is joined covers every write completed before; concurrent callers share one.
 
-use crate::{cache::NodeCache, rounds::Rounds};
+use crate::{
+    cache::NodeCache,
+    mutants::{self, Mutant},
+    rounds::Rounds,
+};
 use parallax_block::{
     BLOCK_SIZE, BlockDevice, Buffer, ByteRange, Completion, Error, Result, ResultExt, Runtime, WriteOptions,
 };
@@ -143,7 +147,12 @@ impl Disk {
         let address =
             link.address().ok_or_else(|| Error::corrupt(format!("{link:?} is no link to a node")))?;
         let bytes = self.read_block(address).await?;
-        let node = Arc::new(Node::open(&bytes, link, level, self.salt())?);
+        let proof = if mutants::on(Mutant::CheckBitsIgnored) {
+            Entry::node(address, parallax_format::node::check(&bytes, address, level, self.salt()), false)
+        } else {
+            link
+        };
+        let node = Arc::new(Node::open(&bytes, proof, level, self.salt())?);
         self.cache.insert(link, node.clone());
         Ok(node)
     }

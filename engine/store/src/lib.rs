@@ -22,6 +22,7 @@ mod disk;
 mod generation;
 mod handles;
 mod locks;
+pub mod mutants;
 mod pool;
 mod registry;
 mod rounds;

@@ -3,6 +3,7 @@
 //! Every write, discard and fill holds its blocks from lookup to publish; reads take none. Granted in order of
 //! arrival, so nobody starves: a request waits only for earlier ones that overlap it.
 
+use crate::mutants::{self, Mutant};
 use parking_lot::Mutex;
 use std::{
     future::Future,
@@ -44,7 +45,8 @@ impl RangeLocks {
             let mut state = self.state.lock();
             let id = state.next;
             state.next += 1;
-            let granted = !state.entries.iter().any(|entry| overlap(&entry.range, &range));
+            let granted = mutants::on(Mutant::BlocksUnlocked)
+                || !state.entries.iter().any(|entry| overlap(&entry.range, &range));
             state.entries.push(Entry { id, range, granted, waker: None });
             let guard = RangeGuard { locks: self.clone(), id };
             if granted {

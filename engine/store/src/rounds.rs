@@ -2,6 +2,7 @@
 //!
 //! Invariant: a waiter is answered by a round that began after it joined, never by one already under way.
 
+use crate::mutants::{self, Mutant};
 use parallax_block::{BoxFuture, Error, ErrorKind, Result, Runtime};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ impl Rounds {
 
     async fn run(&self, round: impl Fn() -> BoxFuture<'static, Result<()>>) {
         loop {
-            let waiting = {
+            let mut waiting = {
                 let mut state = self.state.lock();
                 if state.waiting.is_empty() {
                     state.running = false;
@@ -52,6 +53,9 @@ impl Rounds {
                 std::mem::take(&mut state.waiting)
             };
             let result = round().await;
+            if mutants::on(Mutant::FlushJoinsSealed) {
+                waiting.append(&mut self.state.lock().waiting);
+            }
             for waiter in waiting {
                 let _ = waiter.send(result.clone());
             }

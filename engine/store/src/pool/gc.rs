@@ -2,8 +2,9 @@
 //!
 //! 1. *Begin*, in one instant in which nothing is opened or closed: every allocated block is a candidate. Whatever
 //!    is taken or freed from now on leaves the candidates by itself.
-//! 2. Wait for I/O that was under way, take back unused runs, checkpoint every open VDI twice: what was allocated
-//!    before step 1 and is still in use is now reachable from both of its root slots.
+//! 2. Wait for I/O that was under way, take back unused runs, wait for I/O that may have used them meanwhile,
+//!    checkpoint every open VDI twice: what was allocated before step 1 and is still in use is now reachable from
+//!    both of its root slots.
 //! 3. *Roots*, in one instant: root slots, snapshot tables, journals that nobody has replayed, initial roots.
 //! 4. *Mark*: walk them. Nodes superseded meanwhile are not reused before the cycle ends, so whatever a root
 //!    names stays as it was.
@@ -77,8 +78,12 @@ impl Pool {
         for vdi in &open {
             vdi.quiesce().await;
         }
-        // A run may have been reserved before the cycle began and entered only now.
+        // A run may have been reserved before the cycle began and entered only now. Writes that began since may
+        // have taken blocks from it: those are candidates, so they must be in the tree before the checkpoints.
         core.reclaim_runs();
+        for vdi in &open {
+            vdi.quiesce().await;
+        }
         for vdi in &open {
             for _ in 0..2 {
                 // One that has been detached or has failed meanwhile is looked at on disk.

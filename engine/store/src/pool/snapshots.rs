@@ -2,6 +2,7 @@
 
 use super::{Held, Pool, PoolCore, from_format};
 use crate::{
+    mutants::{self, Mutant},
     Name, SnapshotId, SnapshotInfo, SnapshotView, TakeSnapshot, Timestamp, VdiId,
     vdi::{Cut, Listed, VdiCore, check_label, table, view::View},
 };
@@ -218,8 +219,10 @@ impl Pool {
             .zip(&cut)
             .map(|(core, (_, closed))| {
                 Box::pin(async move {
-                    closed.drained().await;
-                    core.commit().await
+                    if !mutants::on(Mutant::SnapshotNotDrained) {
+                        closed.drained().await;
+                    }
+                    if mutants::on(Mutant::SnapshotNotCommitted) { Ok(()) } else { core.commit().await }
                 })
             })
             .collect();

@@ -1,6 +1,9 @@
 //! The bitmap of one claimed extent, in memory, and how far it is on disk.
 
-use crate::disk::Disk;
+use crate::{
+    disk::Disk,
+    mutants::{self, Mutant},
+};
 use parallax_block::Result;
 use parallax_format::{
     BlockAddress, ExtentId,
@@ -77,7 +80,7 @@ impl ExtentMap {
             if let Some((block, sequence)) = newest {
                 map.adopt(index, &block, sequence);
             }
-            if strange > 0 {
+            if strange > 0 && !mutants::on(Mutant::TornBitmapBelieved) {
                 damaged.push(index);
                 map.set_part(index);
             }

@@ -21,7 +21,10 @@ mod extent;
 pub(crate) use candidates::Candidates;
 pub(crate) use extent::ExtentMap;
 
-use crate::disk::Disk;
+use crate::{
+    disk::Disk,
+    mutants::{self, Mutant},
+};
 use parallax_block::{Error, ErrorKind, Result};
 use parallax_format::{BlockAddress, ExtentId, bitmap, record::ExtentKind};
 use parking_lot::Mutex;
@@ -148,7 +151,9 @@ impl Space {
                 let from = near.filter(|near| near.extent() == extent).map(BlockAddress::block);
                 if let Some((begin, count)) = inner.edit(extent, |map| map.take(want, goal, from)).flatten() {
                     let start = BlockAddress::new(extent, begin).expect("bitmaps cover their extent");
-                    if let Some(candidates) = &mut inner.candidates {
+                    if let Some(candidates) = &mut inner.candidates
+                        && !mutants::on(Mutant::GcFreesNewBlocks)
+                    {
                         candidates.clear(start, count);
                     }
                     return Some(Run { start, count });
@@ -207,6 +212,9 @@ impl Space {
 
     /// Writes the bitmap blocks that cover `runs`, unless a copy on the device already shows them.
     async fn mark(&self, runs: &[Run]) -> Result<()> {
+        if mutants::on(Mutant::MarksSkipped) {
+            return Ok(());
+        }
         let mut wanted: Vec<(ExtentId, u32)> = runs
             .iter()
             .flat_map(|run| {
@@ -286,6 +294,7 @@ impl Space {
                 inner.extents.get(&run.start.extent()).is_some_and(|map| map.kind == ExtentKind::Metadata);
             if let Some(candidates) = &mut inner.candidates
                 && metadata
+                && !mutants::on(Mutant::GcReusesNodes)
             {
                 candidates.clear(run.start, run.count);
                 inner.postponed.push(*run);

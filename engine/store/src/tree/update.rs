@@ -1,6 +1,7 @@
 //! Changes a tree: makes the path to a leaf dirty, drops whole subtrees.
 
 use super::{DirtyNode, Link, Missing, Tree, index};
+use crate::mutants::{self, Mutant};
 use parallax_format::{
     Entry, Node,
     node::{self, FANOUT},
@@ -116,7 +117,9 @@ fn own(
             let node = find(*entry).ok_or(Missing { link: *entry, level })?;
             let mut copy = Node::clone(&node);
             if entry.is_ro() {
-                copy.mark_ro();
+                if !mutants::on(Mutant::CopyKeepsWritable) {
+                    copy.mark_ro();
+                }
             } else {
                 superseded.push(Superseded::Clean(*entry));
             }

@@ -11,6 +11,7 @@
 
 use super::{Mapping, Pending, Roots, VdiCore};
 use crate::{
+    mutants::{self, Mutant},
     space::{Run, Stamp},
     tree::{self, Missing, Superseded, Tree, Writer, count_dirty},
 };
@@ -180,7 +181,9 @@ impl VdiCore {
                 return Err(error.context(format!("volume {}: writing a checkpoint", self.id)));
             }
         };
-        if let Err(error) = self.pool.disk.flush().await {
+        if !mutants::on(Mutant::RootBeforeNodes)
+            && let Err(error) = self.pool.disk.flush().await
+        {
             return Err(self.fail(&error));
         }
         let number = roots.number + 1;
@@ -201,9 +204,11 @@ impl VdiCore {
             evidence: roots.evidence,
             released: mode == Mode::Release,
         };
-        let at = roots.epoch.slot(roots.slots, number);
+        let turn = if mutants::on(Mutant::RootInOneSlot) { 0 } else { number };
+        let at = roots.epoch.slot(roots.slots, turn);
+        let fua = !mutants::on(Mutant::RootNotForced);
         if let Err(error) =
-            self.pool.disk.write_blocks(at, slot.encode(at, self.pool.disk.salt()), true).await
+            self.pool.disk.write_blocks(at, slot.encode(at, self.pool.disk.salt()), fua).await
         {
             return Err(self.fail(&error));
         }
@@ -231,9 +236,15 @@ impl VdiCore {
             mapping.settle(&done, &deleted, &labels, table);
             mapping.checkpointed_record = record;
         }
-        let before = std::mem::replace(&mut roots.replay, replay);
+        let mut before = std::mem::replace(&mut roots.replay, replay);
+        if mutants::on(Mutant::JournalRetiredEarly) {
+            before = replay;
+        }
         let retired = self.journal.lock().await.retire(before.segment_number);
-        let freed = std::mem::replace(&mut roots.waiting, superseded.collect());
+        let mut freed = std::mem::replace(&mut roots.waiting, superseded.collect());
+        if mutants::on(Mutant::NodesReusedEarly) {
+            std::mem::swap(&mut freed, &mut roots.waiting);
+        }
         let freed_since = std::mem::replace(&mut roots.waiting_since, since);
         let retired_at = self.pool.space.stamp();
         let mut runs: Vec<Run> = Vec::new();

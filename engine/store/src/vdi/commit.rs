@@ -9,7 +9,10 @@ use super::{
     Freed, VdiCore,
     journal::{Group, JournalWriter},
 };
-use crate::space::Stamp;
+use crate::{
+    mutants::{self, Mutant},
+    space::Stamp,
+};
 use parallax_block::Result;
 use std::sync::Arc;
 
@@ -74,7 +77,7 @@ impl VdiCore {
     pub(super) async fn commit_sealed(
         self: &Arc<Self>,
         journal: &mut JournalWriter,
-        sealed: Sealed,
+        mut sealed: Sealed,
     ) -> Result<()> {
         let pool = &self.pool;
         let empty = sealed.group.records.is_empty();
@@ -82,7 +85,20 @@ impl VdiCore {
             self.mapping.write().unseal(sealed);
             return Err(error.context(format!("volume {}: no room for the journal", self.id)));
         }
-        if let Err(error) = pool.disk.flush().await {
+        if mutants::on(Mutant::TailReleasedEarly) {
+            let next = sealed.group.first + sealed.group.records.len() as u64;
+            self.mapping.write().tail.as_mut().map_or(Ok(()), |tail| tail.release(next))?;
+        }
+        if mutants::on(Mutant::FreedBeforeDurable) {
+            let freed = std::mem::take(&mut sealed.freed);
+            self.clone().release_freed(freed, sealed.since).await;
+        }
+        let skipped = if empty { Mutant::QuietFlushSkipped } else { Mutant::JournalBeforeData };
+        let mut flushed = if mutants::on(skipped) { Ok(()) } else { pool.disk.flush().await };
+        if flushed.is_err() && mutants::on(Mutant::FailedFlushRetried) {
+            flushed = pool.disk.flush().await;
+        }
+        if let Err(error) = flushed {
             return Err(self.fail(&error));
         }
         if !empty {
@@ -111,7 +127,9 @@ impl VdiCore {
 
     /// Returns space whose unmapping is durable, once every I/O begun before has finished.
     async fn release_freed(self: Arc<Self>, freed: Vec<Freed>, since: Stamp) {
-        self.quiesce().await;
+        if !mutants::on(Mutant::FreedBeforeReadsEnd) {
+            self.quiesce().await;
+        }
         for item in freed {
             let runs = match item {
                 Freed::Blocks(run) => vec![run],

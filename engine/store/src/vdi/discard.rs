@@ -1,7 +1,11 @@
 //! Discards and zeroes: whole blocks become holes and their space comes back; partial blocks are overwritten.
 
 use super::{Freed, VdiCore, encode};
-use crate::{space::Run, tree::Dropped};
+use crate::{
+    mutants::{self, Mutant},
+    space::Run,
+    tree::Dropped,
+};
 use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, Result, WriteOptions, ZeroOptions};
 use parallax_format::{Entry, journal::JournalRecord, node::FANOUT};
 use std::{ops::Range, sync::Arc};
@@ -70,7 +74,8 @@ impl VdiCore {
         self.pool.admit_metadata(8)?;
         self.throttle().await?;
         let record = encode(&JournalRecord::Unmap { lba: blocks.start, count: blocks.end - blocks.start });
-        self.change(ends(&blocks), &[record], |mapping, find| {
+        let records = if mutants::on(Mutant::UnmapNotRecorded) { vec![] } else { vec![record] };
+        self.change(ends(&blocks), &records, |mapping, find| {
             let mut dropped = Vec::new();
             let mut gone: Vec<Run> = Vec::new();
             mapping.map.clear(blocks.clone(), find, &mut mapping.superseded, &mut dropped, &mut |entry| {

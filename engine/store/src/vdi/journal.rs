@@ -6,6 +6,7 @@
 
 use crate::{
     disk::Disk,
+    mutants::{self, Mutant},
     space::{Claim, Run, Space},
 };
 use parallax_block::{BLOCK_SIZE, Buffer, Error, Result, ResultExt, join_all};
@@ -180,14 +181,15 @@ impl JournalWriter {
             }
         }
         let single = writes.len() == 1;
+        let lazy = mutants::on(Mutant::JournalNotFlushed);
         let pending: Vec<_> = writes
             .into_iter()
-            .map(|(address, buffer)| Box::pin(disk.write_blocks(address, buffer, single)))
+            .map(|(address, buffer)| Box::pin(disk.write_blocks(address, buffer, single && !lazy)))
             .collect();
         for result in join_all(pending).await {
             result.context(|| format!("writing the journal of volume {}", self.vdi))?;
         }
-        if !single {
+        if !single && !lazy {
             disk.flush().await?;
         }
         self.durable = self.group;

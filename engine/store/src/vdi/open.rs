@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     VdiId,
+    mutants::{self, Mutant},
     pool::PoolCore,
     space::Run,
     tree::{Missing, Tree},
@@ -235,7 +236,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
         {
             continue;
         }
-        if pool.is_provisional(set) {
+        if pool.is_provisional(set) || mutants::on(Mutant::UnnamedSetKept) {
             // Somebody is about to name it.
             state.unnamed.insert(number, set);
         } else {

@@ -4,7 +4,10 @@
 //! read, or something else that is valid says that its group was durable, the journal is damaged and the VDI
 //! does not open: records that were promised are gone.
 
-use crate::disk::Disk;
+use crate::{
+    disk::Disk,
+    mutants::{self, Mutant},
+};
 use parallax_block::{Error, Result};
 use parallax_format::{
     BlockAddress,
@@ -121,7 +124,9 @@ pub(crate) async fn replay(
             .ok_or_else(|| Error::corrupt("a journal segment leaves its extent"))?;
         let block = read(disk, address).await;
         match block {
-            Ok(Some((header, records, crc))) if expected(&header) => {
+            Ok(Some((header, records, crc)))
+                if expected(&header) || mutants::on(Mutant::ReplayIgnoresChain) =>
+            {
                 predecessor = crc;
                 at.next = header.next_segment;
                 open_records += records.len() as u64;
@@ -142,7 +147,7 @@ pub(crate) async fn replay(
                     );
                 }
                 let witness = witness(disk, vdi, epoch, &at).await?.max(durable_floor);
-                if witness >= lost {
+                if witness >= lost && !mutants::on(Mutant::ReplayIgnoresWitness) {
                     return Err(Error::corrupt(format!(
                         "the journal of volume {vdi} is damaged at block {address}: group {lost} was durable (so was group {witness}); run `parallax check`"
                     )));
@@ -150,6 +155,9 @@ pub(crate) async fn replay(
                 break;
             }
         }
+    }
+    if mutants::on(Mutant::ReplayDropsLast) && out.records.pop().is_some() {
+        out.next_record -= 1;
     }
     if let Some(next) = at.next
         && !out.segments.contains(&next)

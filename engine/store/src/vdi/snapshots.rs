@@ -1,7 +1,10 @@
 //! Snapshots of one VDI: cut, list, label, delete.
 
 use super::{Pending, VdiCore, encode, table};
-use crate::generation::Closed;
+use crate::{
+    generation::Closed,
+    mutants::{self, Mutant},
+};
 use parallax_block::{Error, ErrorKind, Result};
 use parallax_format::{
     journal::{JournalRecord, LABEL_MAX},
@@ -154,7 +157,8 @@ impl VdiCore {
     pub(crate) async fn delete_snapshot(&self, number: u64) -> Result<()> {
         self.snapshot(number).await?;
         let record = encode(&JournalRecord::SnapshotDeleted { number });
-        self.change(0..0, &[record], |mapping, _| {
+        let records = if mutants::on(Mutant::DeletionNotRecorded) { vec![] } else { vec![record] };
+        self.change(0..0, &records, |mapping, _| {
             mapping.delete_snapshot(number);
             Ok(())
         })
@@ -177,7 +181,8 @@ impl VdiCore {
     /// Grows. The new size counts once it is durable.
     pub(crate) async fn resize(&self, size: u64) -> Result<()> {
         let record = encode(&JournalRecord::Resize { size });
-        self.change(0..0, &[record], |mapping, _| {
+        let records = if mutants::on(Mutant::GrowthNotRecorded) { vec![] } else { vec![record] };
+        self.change(0..0, &records, |mapping, _| {
             mapping.resize(size);
             Ok(())
         })
@@ -204,7 +209,9 @@ impl super::Mapping {
         if !set.is_nil() {
             self.unnamed.insert(number, set);
         }
-        self.map.share();
+        if !mutants::on(Mutant::SnapshotKeepsWritable) {
+            self.map.share();
+        }
         self.snapshots += 1;
         number
     }

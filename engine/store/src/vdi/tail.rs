@@ -3,6 +3,7 @@
 //! The format is in `parallax_format::tail`. The ring is bounded; when it is full, whoever wants to append must
 //! let a commit pass first.
 
+use crate::mutants::{self, Mutant};
 use parallax_block::{Result, Tail, TailStore};
 use parallax_format::{
     PoolSalt,
@@ -119,6 +120,9 @@ pub(crate) fn read(
         }
         number += 1;
         left = &left[length.min(left.len())..];
+    }
+    if mutants::on(Mutant::TailDropsLast) {
+        records.pop();
     }
     // The tail must reach back to the journal's end without a gap.
     Ok((number >= record).then_some(records))

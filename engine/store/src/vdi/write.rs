@@ -5,7 +5,10 @@ use super::{
     read::{overlap, rejoin},
     runs::Choice,
 };
-use crate::space::Run;
+use crate::{
+    mutants::{self, Mutant},
+    space::Run,
+};
 use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, Completion, Result, WriteOptions, join_all};
 use parallax_format::{Entry, journal::JournalRecord, node::FANOUT, record::ExtentKind};
 use std::sync::Arc;
@@ -38,7 +41,8 @@ impl VdiCore {
         };
         let in_place = pieces.iter().all(|piece| piece.target.is_writable());
         // FUA passes through only where the mapping is durable; elsewhere it is write + flush.
-        let pass_fua = options.fua && in_place && self.mapping.read().is_durable();
+        let durable = self.mapping.read().is_durable() || mutants::on(Mutant::FuaPassesUnmapped);
+        let pass_fua = options.fua && in_place && durable;
         let (buffer, result) = if in_place {
             self.write_in_place(range, &pieces, buffer, pass_fua).await
         } else {
@@ -47,7 +51,8 @@ impl VdiCore {
         drop(ticket);
         drop(guard);
         match result {
-            Ok(()) if options.fua && !pass_fua => {
+            Err(_) if mutants::on(Mutant::FailedWriteAcknowledged) => (buffer, Ok(())),
+            Ok(()) if options.fua && !pass_fua && !mutants::on(Mutant::FuaForgotten) => {
                 let flushed = self.flush().await;
                 (buffer, flushed)
             }
@@ -214,7 +219,8 @@ impl VdiCore {
         let last = place.lba + u64::from(place.run.count) - 1;
         for lba in if last == place.lba { vec![last] } else { vec![place.lba, last] } {
             let whole = ByteRange::new(lba * BLOCK, BLOCK)?;
-            if range.offset() <= whole.offset() && whole.end() <= range.end() {
+            let covered = range.offset() <= whole.offset() && whole.end() <= range.end();
+            if covered || mutants::on(Mutant::FillForgotten) {
                 continue;
             }
             let old = pieces.iter().find(|piece| piece.lba <= lba && lba < piece.lba + piece.count);
@@ -223,7 +229,8 @@ impl VdiCore {
                 self.pool.disk.read(*start, (lba - first) * BLOCK, Buffer::zeroed(BLOCK_SIZE)).await;
             result?;
             let base = ((lba - place.lba) * BLOCK) as usize;
-            let kept = |at: u64| at < range.offset() || at >= range.end();
+            let short = mutants::on(Mutant::FillStopsEarly);
+            let kept = |at: u64| at < range.offset() || (at >= range.end() && !short);
             for at in (0..BLOCK).filter(|at| kept(whole.offset() + at)) {
                 block[base + at as usize] = old[at as usize];
             }

@@ -2,8 +2,9 @@
 
 use crate::rig::*;
 use parallax_block::{BlockDevice, ByteRange, ErrorKind};
-use parallax_sim::Unflushed;
+use parallax_sim::{HoldAt, Unflushed};
 use parallax_store::Source;
+use std::time::Duration;
 
 #[test]
 fn rule_5f_an_open_snapshot_is_not_deleted() {
@@ -165,4 +166,57 @@ fn rule_5e_collection_amid_everything_frees_nothing_that_lives() {
         });
         rig.close(&pool);
     }
+}
+
+/// The drill found this. A write reserved a run just before a collection began and entered it only afterwards, so it
+/// was a candidate. A second write, younger than the I/O that the collection waited for, took blocks from it and
+/// was still under way while the checkpoints were written: no root named its blocks, and the sweep freed them.
+#[test]
+fn rule_5e_a_write_that_took_blocks_from_an_older_run_is_waited_for() {
+    // The last two writes of a first touch are the mark of its run and its data.
+    let writes = {
+        let rig = Rig::new(1);
+        let (_pool, vdi) = rig.with_volume(MIB);
+        let log = rig.record();
+        rig.world.run(put(&*vdi, 0, 1));
+        let log = log.lock();
+        log.iter().filter(|change| change.is_write()).count()
+    };
+    let rig = Rig::new(1);
+    let (pool, vdi) = rig.with_volume(MIB);
+    let hold = rig.disk.hold(HoldAt::Submission, is_change);
+    let first = vdi.clone();
+    let first = rig.start("first write", async move { put(&*first, 0, 1).await });
+    for _ in 2..writes {
+        rig.world.run(hold.caught(1));
+        hold.let_go();
+    }
+    // The mark.
+    rig.world.run(hold.caught(1));
+    let collector = pool.clone();
+    let collecting = rig.start("collector", async move { collector.collect_garbage(&|_| {}).await.unwrap() });
+    rig.world.run_for(Duration::from_millis(1));
+    hold.let_go();
+    // The data.
+    rig.world.run(hold.caught(1));
+    let second = vdi.clone();
+    let second = rig.start("second write", async move { put(&*second, 1, 2).await });
+    rig.world.run(hold.caught(2));
+    let number = hold.held()[1].number;
+    let keep = rig.disk.hold(HoldAt::Answer, move |request| request.number == number);
+    hold.release();
+    first.wait();
+    rig.world.run_for(Duration::from_secs(1));
+    assert!(!collecting.is_done(), "blocks of a write that is under way were judged");
+    keep.release();
+    second.wait();
+    collecting.wait();
+    rig.world.run(async {
+        // What was freed would be taken again by these.
+        for block in 2..200 {
+            put(&*vdi, block, 3).await;
+        }
+        assert_eq!((get(&*vdi, 0).await, get(&*vdi, 1).await), (1, 2));
+    });
+    rig.close(&pool);
 }
