@@ -16,6 +16,7 @@
 use super::{Pool, PoolCore};
 use crate::{
     GcProgress, VdiId,
+    mutants::{self, Mutant},
     vdi::{Mode, replay, tail_runs},
     walk::{Roots, Visit, walk},
 };
@@ -88,6 +89,7 @@ impl Pool {
             for _ in 0..2 {
                 // One that has been detached or has failed meanwhile is looked at on disk.
                 if vdi.failure().is_none()
+                    && !mutants::on(Mutant::GcRootsEarly)
                     && let Err(error) = vdi.checkpoint_round(Mode::Always).await
                     && vdi.failure().is_none()
                 {
@@ -181,7 +183,10 @@ impl PoolCore {
         let mut replayed: BTreeSet<u64> = BTreeSet::new();
         for slot in both {
             roots.maps.push(slot.map);
-            roots.tables.push(slot.table);
+            if !mutants::on(Mutant::GcForgetsSnapshots) {
+                roots.tables.push(slot.table);
+            }
+            let replay_journal = replay_journal && !mutants::on(Mutant::GcForgetsJournals);
             if slot.released || !replay_journal || !replayed.insert(slot.replay.group) {
                 continue;
             }

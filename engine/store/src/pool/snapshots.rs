@@ -2,8 +2,8 @@
 
 use super::{Held, Pool, PoolCore, from_format};
 use crate::{
-    mutants::{self, Mutant},
     Name, SnapshotId, SnapshotInfo, SnapshotView, TakeSnapshot, Timestamp, VdiId,
+    mutants::{self, Mutant},
     vdi::{Cut, Listed, VdiCore, check_label, table, view::View},
 };
 use parallax_block::{Error, ErrorKind, Result, join_all};

@@ -207,8 +207,7 @@ impl VdiCore {
         let turn = if mutants::on(Mutant::RootInOneSlot) { 0 } else { number };
         let at = roots.epoch.slot(roots.slots, turn);
         let fua = !mutants::on(Mutant::RootNotForced);
-        if let Err(error) =
-            self.pool.disk.write_blocks(at, slot.encode(at, self.pool.disk.salt()), fua).await
+        if let Err(error) = self.pool.disk.write_blocks(at, slot.encode(at, self.pool.disk.salt()), fua).await
         {
             return Err(self.fail(&error));
         }
