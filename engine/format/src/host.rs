@@ -12,7 +12,7 @@ use crate::{
     codec::{Reader, Writer},
     seal::{self, Kind, PoolSalt},
 };
-use parallax_block::{Buffer, Result};
+use parallax_block::{Buffer, Error, Result};
 
 /// Offset of the slot block in a group.
 pub const SLOT: u64 = 0;
@@ -36,8 +36,30 @@ pub struct HostSlot {
     pub boot_id: u128,
     /// Milliseconds of the host's own boottime clock at the start of this renewal.
     pub renewed_ms: u64,
-    /// Whether the incarnation has ended in order: it holds nothing.
-    pub released: bool,
+    /// Whether it is still in the pool.
+    pub standing: Standing,
+}
+
+/// How a host stands with the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has joined; nobody else may take what it holds.
+    Joined,
+    /// It left in order, and holds nothing.
+    Released,
+    /// An operator has declared that it will not come back. Its I/O may not have ended in order.
+    Evicted,
+}
+
+impl Standing {
+    fn from_byte(byte: u8) -> Result<Self> {
+        Ok(match byte {
+            0 => Self::Joined,
+            1 => Self::Released,
+            2 => Self::Evicted,
+            other => return Err(Error::corrupt(format!("a host slot has the unknown standing {other}"))),
+        })
+    }
 }
 
 impl HostSlot {
@@ -47,7 +69,7 @@ impl HostSlot {
         w.u64(self.incarnation);
         w.u128(self.boot_id);
         w.u64(self.renewed_ms);
-        w.u8(u8::from(self.released));
+        w.u8(self.standing as u8);
         w.text(&self.name);
         seal::seal(Kind::HostSlot, at, sequence, salt, &w.0)
     }
@@ -60,7 +82,7 @@ impl HostSlot {
             incarnation: r.u64()?,
             boot_id: r.u128()?,
             renewed_ms: r.u64()?,
-            released: r.u8()? != 0,
+            standing: Standing::from_byte(r.u8()?)?,
             name: r.text()?,
         };
         Ok((slot, sealed.sequence))

@@ -14,7 +14,7 @@ use parallax_format::{
     area::{self, AreaHeader, AreaId, Run},
     bitmap::{self, BitmapBlock},
     codec::Writer,
-    host::{Ballot, HostSlot},
+    host::{Ballot, HostSlot, Standing},
     journal::{self, BlockHeader, JournalRecord},
     node,
     record::{ExtentKind, ExtentRecord, Filesystem, Grant, InitialRoot, Record, SetRecord, VdiRecord},
@@ -118,7 +118,7 @@ fn host_slot() {
         incarnation: 7,
         boot_id: BOOT,
         renewed_ms: 123_456,
-        released: true,
+        standing: Standing::Released,
     };
     let bytes = golden("host-slot", &value.encode(9, 77, SALT));
     assert_eq!(HostSlot::decode(&bytes, 9, SALT).unwrap(), (value, 77));

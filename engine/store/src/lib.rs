@@ -35,7 +35,7 @@ mod walk;
 pub use check::check;
 pub use handles::{SnapshotView, Vdi};
 pub use parallax_block::{Tail, TailStore};
-pub use parallax_format::root::Evidence;
+pub use parallax_format::{host::Standing, root::Evidence};
 pub use pool::{Counters, Pool, VDI_SIZE_MAX, recognise};
 pub use types::*;
 

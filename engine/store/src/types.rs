@@ -1,6 +1,7 @@
 //! What the store's callers name and are told: identifiers, requests and answers.
 
 use parallax_block::{ByteRange, Error, Result};
+use parallax_format::host::Standing;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 use uuid::Uuid;
 
@@ -286,4 +287,25 @@ pub struct Finding {
     pub detail: String,
     /// Names of the VDIs that it touches.
     pub volumes: Vec<String>,
+}
+
+/// A host that has a slot in a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostInfo {
+    /// Number of its slot.
+    pub slot: u32,
+    /// Its name.
+    pub name: Name,
+    /// Rises each time that the host joins anew.
+    pub incarnation: u64,
+    /// Boot of its machine.
+    pub boot_id: u128,
+    /// Whether it is still in the pool.
+    pub standing: Standing,
+    /// How often its slot was written.
+    pub renewals: u64,
+    /// Highest manager epoch that this incarnation has stood for.
+    pub manager_epoch: Option<u64>,
+    /// Whether no other host has stood for a higher one.
+    pub manager: bool,
 }

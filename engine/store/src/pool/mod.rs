@@ -11,6 +11,7 @@ mod claim;
 mod create;
 mod diff;
 mod gc;
+mod hosts;
 mod open;
 mod snapshots;
 mod usage;
@@ -71,6 +72,8 @@ pub(crate) struct PoolCore {
     pub(crate) environment: Environment,
     pub(crate) limits: Limits,
     pub(crate) incarnation: u64,
+    /// This machine's, this one included.
+    own_incarnations: Vec<u64>,
     /// What proves that the I/O of whoever had the pool before has finished.
     pub(crate) evidence: Evidence,
     pub(crate) dirty: DirtyCount,
@@ -174,6 +177,11 @@ impl PoolCore {
     /// Whether the registry names this member of a set.
     pub(crate) fn is_recorded(&self, set: Uuid, vdi: VdiId, number: u64) -> bool {
         self.known.read().sets.get(&set).is_some_and(|set| set.members.contains(&(vdi.0, number)))
+    }
+
+    /// Whether an incarnation was this machine's.
+    pub(crate) fn is_own(&self, incarnation: u64) -> bool {
+        self.own_incarnations.contains(&incarnation)
     }
 
     /// Whether somebody is taking this set right now.

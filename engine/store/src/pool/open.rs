@@ -45,6 +45,7 @@ impl Pool {
             .await
             .context(|| "joining the pool")?;
         let incarnation = membership.incarnation;
+        let own = membership.own_incarnations().collect();
         known.apply(&Record::Counters { birth: known.birth, incarnation: incarnation + 1 });
         let mut extents: Vec<_> = known.extents.values().copied().collect();
         for extent in &mut extents {
@@ -72,6 +73,7 @@ impl Pool {
             environment,
             limits,
             incarnation,
+            own_incarnations: own,
             evidence,
             dirty: Arc::default(),
             counters: super::Counters::default(),

@@ -243,7 +243,12 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
             state.delete_snapshot(number);
         }
     }
-    let evidence = if newest.released { Evidence::Released } else { pool.evidence };
+    let evidence = match newest.released {
+        true => Evidence::Released,
+        // What proves that this machine's I/O has ended says nothing about another's.
+        false if pool.is_own(grant.incarnation) => pool.evidence,
+        false => Evidence::None,
+    };
     if !evidence.proves_quiet() {
         state.map.share();
     }
