@@ -44,9 +44,11 @@ enum Verb {
     #[command(subcommand)]
     E2e(verbs::e2e::Verb),
     /// Measure Parallax beside its peers and write the tables of docs/benchmarks.md.
-    Bench(verbs::pass_on::Args),
+    Bench(verbs::bench::Args),
     /// Run the engine inside the simulator, from seeds.
     Drill(verbs::pass_on::Args),
+    /// Look at every state of the many-host protocol's models.
+    Model(verbs::pass_on::Args),
     /// Render manifests/ from the chart.
     Manifests(verbs::manifests::Args),
     /// Install what a fresh machine lacks and build what is cached.
@@ -60,8 +62,9 @@ fn main() -> ExitCode {
         Verb::Demo(args) => verbs::demo::run(&world, &args),
         Verb::Cluster(verb) => verbs::cluster::run(&world, &verb),
         Verb::E2e(verb) => verbs::e2e::run(&world, &verb),
-        Verb::Bench(args) => verbs::pass_on::bench(&world, &args),
+        Verb::Bench(args) => verbs::bench::run(&world, &args),
         Verb::Drill(args) => verbs::pass_on::drill(&world, &args),
+        Verb::Model(args) => verbs::model::run(&world, &args),
         Verb::Manifests(args) => verbs::manifests::run(&world, &args),
         Verb::Setup(args) => verbs::setup::run(&world, &args),
     });

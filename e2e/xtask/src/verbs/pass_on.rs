@@ -1,4 +1,4 @@
-//! `bench` and `drill`: built and started by their usual names, with the arguments that were given.
+//! `drill`: built and started by its usual name, with the arguments that were given.
 
 use anyhow::Result;
 
@@ -9,15 +9,7 @@ use parallax_e2e::process::{self, BUILD};
 pub(crate) struct Args {
     /// Passed on.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<String>,
-}
-
-/// `parallax bench`, compiled for release.
-pub(crate) fn bench(world: &World, args: &Args) -> Result<()> {
-    let mut command = process::command(env!("CARGO"));
-    command.current_dir(&world.repo);
-    command.args(["run", "--quiet", "--release", "--bin", "parallax", "--", "bench"]).args(&args.arguments);
-    process::shown(&mut command, BUILD)
+    pub(super) arguments: Vec<String>,
 }
 
 /// The engine inside the simulator.

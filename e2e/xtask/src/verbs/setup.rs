@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::ci;
+use super::{bench, ci};
 use crate::build::{self, CSI_SANITY, FOR_CLUSTER, KUBERNETES_E2E};
 use crate::cluster::up;
 use crate::image;
@@ -18,6 +18,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     build::install(ci::PACKAGES)?;
+    build::install(bench::PACKAGES)?;
     build::install(up::PACKAGES)?;
     for recipe in FOR_CLUSTER {
         recipe.ensure(world)?;

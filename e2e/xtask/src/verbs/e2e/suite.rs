@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Which tests.
     #[arg(value_enum, default_value = "quick")]
     tier: Tier,
-    /// Only the tests whose name matches this expression too.
+    /// Only the tests of the tier's speed whose name matches this expression.
     #[arg(long)]
     focus: Option<String>,
     /// Tests at once.
@@ -90,9 +90,9 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     let mut command = process::command(KUBERNETES_E2E.program(world, "ginkgo"));
     command.current_dir(&report);
     command.arg(format!("--procs={}", args.procs)).args(["--no-color", "--timeout=4h", "--silence-skips"]);
-    // Several expressions of ginkgo are alternatives, so both must be in one.
-    let also = args.focus.as_ref().map_or_else(String::new, |also| format!(".*{also}"));
-    command.arg(format!("--focus={focus}{also}")).arg(format!("--skip={}", skip.join("|")));
+    // Several expressions of ginkgo are alternatives, and a name says each thing once: the caller's replaces the tier's.
+    let focus = args.focus.as_ref().map_or_else(|| focus.to_owned(), |also| format!("{FULL}.*{also}"));
+    command.arg(format!("--focus={focus}")).arg(format!("--skip={}", skip.join("|")));
     command.arg(KUBERNETES_E2E.program(world, "e2e.test")).arg("--");
     command.arg(format!("--kubeconfig={}", kube.kubeconfig().display()));
     command.arg(format!("--kubectl-path={}", KUBERNETES.program(world, "kubectl").display()));
@@ -116,6 +116,9 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
         println!("  {}", say::bad(line));
     }
     println!("{} passed, {} failed", count.passed, count.failed);
+    if count.passed + count.failed == 0 {
+        bail!("no test has such a name; log {}", log.display());
+    }
     if count.failed > 0 || outcome.is_err() {
         bail!("the suite failed; log {}", log.display());
     }
