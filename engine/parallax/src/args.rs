@@ -5,6 +5,7 @@ use clap_complete::Shell;
 use parallax_api::units::ByteSize;
 use parallaxd::config::DEFAULT_SOCKET;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Instant snapshots and clones of block volumes on one shared device.
 ///
@@ -42,6 +43,10 @@ pub(crate) struct Place {
     /// Device or file of a pool that nobody holds; works without a daemon.
     #[arg(long, global = true, value_name = "PATH", env = "PARALLAX_POOL", value_hint = ValueHint::AnyPath)]
     pub(crate) pool: Option<PathBuf>,
+
+    /// Name of this machine in the pool, with --pool; its host name when left out.
+    #[arg(long, global = true, value_name = "NAME", env = "PARALLAX_HOST")]
+    pub(crate) host: Option<String>,
 }
 
 /// What to do.
@@ -264,6 +269,20 @@ pub(crate) enum PoolCommand {
     },
     /// Shows shape and fill.
     Info,
+    /// Declares that a host will not come back, so that this machine may open the pool.
+    ///
+    /// While a host has joined a pool and not left it, no other machine opens it: two would destroy it. A machine that
+    /// died cannot leave. Evict it only if it is switched off, or cut off from the device, and stays so.
+    Evict {
+        /// Block device or file.
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+        /// Name of the host; `parallax --pool PATH inspect hosts` shows them.
+        name: String,
+        /// Says that the host cannot reach the device any more.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// What to look at.
@@ -271,6 +290,8 @@ pub(crate) enum PoolCommand {
 pub(crate) enum InspectCommand {
     /// Both superblocks.
     Superblock,
+    /// Hosts that are, or were, in the pool.
+    Hosts,
     /// One extent: what owns it and what it holds.
     Extent {
         /// Its number.
@@ -314,19 +335,47 @@ pub(crate) enum ImageFormat {
 
 /// Measuring.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArguments {
-    /// Directory for the scratch file; on the disk that is to be measured.
+    #[command(subcommand)]
+    pub(crate) part: Option<BenchPart>,
+    /// Directory for the scratch files; on the disk that is to be measured.
     #[arg(long, default_value = ".", value_hint = ValueHint::DirPath)]
     pub(crate) directory: PathBuf,
     /// Bytes that the workloads work on.
     #[arg(long, default_value = "1G")]
     pub(crate) size: ByteSize,
     /// Seconds of each workload.
-    #[arg(long, default_value_t = 5)]
-    pub(crate) seconds: u64,
-    /// Snapshots for the rows that have many.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub(crate) seconds: Duration,
+    /// How often each is run; the median is shown.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) repeats: u32,
+    /// Snapshots in the largest pool whose opening is timed.
+    #[arg(long, default_value_t = 10_000)]
     pub(crate) snapshots: u32,
+}
+
+/// A time as a number of seconds, fractions too.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("more than zero seconds".to_owned()),
+    }
+}
+
+/// Measuring what exists.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum BenchPart {
+    /// Takes many snapshots of a volume, one after the other, and tells how long each took. They stay.
+    Snapshots {
+        /// Name or id.
+        volume: String,
+        /// How many.
+        #[arg(long, default_value_t = 1000)]
+        count: u32,
+    },
 }
 
 #[cfg(test)]
@@ -374,6 +423,7 @@ mod tests {
             "parallax --pool /dev/sdb inspect superblock",
             "parallax --pool p inspect radix db --depth 2",
             "parallax bench --size 64M --seconds 1",
+            "parallax bench snapshots db --count 10",
             "parallax completions bash",
             "parallax man /tmp/man",
         ] {

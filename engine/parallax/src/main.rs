@@ -17,7 +17,7 @@ mod time;
 
 use args::{Arguments, Command, PoolCommand};
 use clap::Parser;
-use commands::{check, device, export, gc, import, pool, shell, snapshots, tree, volumes};
+use commands::{check, device, evict, export, gc, import, pool, shell, snapshots, tree, volumes};
 use failure::{FAILED, Failure, Outcome};
 use output::Output;
 use session::Session;
@@ -63,10 +63,13 @@ async fn run(Arguments { place, json, command }: Arguments) -> Outcome<u8> {
             return Ok(0);
         }
         Command::Inspect(what) => return inspect::run(place.pool.as_deref(), output, &what).map(|()| 0),
-        Command::Bench(arguments) => return bench::run(&arguments, output).await.map(|()| 0),
+        Command::Bench(arguments) => return bench::run(&place, &arguments, output).await.map(|()| 0),
         Command::Man { directory } => return shell::man(&directory).map(|()| 0),
         Command::Pool(PoolCommand::Create { path, size, extent, force }) => {
-            return pool::create(output, &path, size, extent, force).await.map(|()| 0);
+            return pool::create(output, place, &path, size, extent, force).await.map(|()| 0);
+        }
+        Command::Pool(PoolCommand::Evict { path, name, yes }) => {
+            return evict::run(output, &path, &name, yes).await.map(|()| 0);
         }
         _ => {}
     }
@@ -114,7 +117,7 @@ async fn with_pool(session: &Session, output: Output, command: Command) -> Outco
         | Command::Bench(_)
         | Command::Completions { .. }
         | Command::Man { .. }
-        | Command::Pool(PoolCommand::Create { .. }) => {
+        | Command::Pool(PoolCommand::Create { .. } | PoolCommand::Evict { .. }) => {
             Err(Failure::new("this command does not work on an open pool"))
         }
     }

@@ -360,9 +360,11 @@ fn a_short_bench_measures_every_row() {
         "--size",
         "16M",
         "--seconds",
+        "0.1",
+        "--repeats",
         "1",
         "--snapshots",
-        "20",
+        "1200",
         "--directory",
         ".",
     ]);

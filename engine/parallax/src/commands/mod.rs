@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod device;
+pub(crate) mod evict;
 pub(crate) mod export;
 pub(crate) mod gc;
 pub(crate) mod import;

@@ -100,6 +100,7 @@ struct Created {
 /// Formats a device. What is recognisable on it is only overwritten by force.
 pub(crate) async fn create(
     output: Output,
+    place: Place,
     path: &Path,
     bytes: Option<ByteSize>,
     extent: Option<ByteSize>,
@@ -119,7 +120,7 @@ pub(crate) async fn create(
         let _ = fs::remove_file(path);
     }
     formatted?;
-    let place = Place { socket: Default::default(), pool: Some(path.to_owned()) };
+    let place = Place { pool: Some(path.to_owned()), ..place };
     let session = Session::open(&place).await?;
     let client = session.client();
     let pool = client.manager().get_pool(client.request(v1::GetPoolRequest {})).await;

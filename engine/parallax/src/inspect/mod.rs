@@ -5,6 +5,7 @@
 //! * It decodes as much as it can: what does not verify is shown as an error in its place, and the rest goes on.
 //! * Everything is a tree of names and values first, so that text and JSON say the same.
 
+mod hosts;
 mod medium;
 mod pieces;
 
@@ -25,6 +26,7 @@ pub(crate) fn run(pool: Option<&Path>, output: Output, what: &InspectCommand) ->
     let medium = Medium::open(path)?;
     let shown = match what {
         InspectCommand::Superblock => pieces::superblocks(&medium),
+        InspectCommand::Hosts => hosts::hosts(&medium)?,
         InspectCommand::Extent { number } => pieces::extent(&medium, *number)?,
         InspectCommand::Root { volume } => pieces::roots(&medium, volume)?,
         InspectCommand::Radix { volume, depth } => pieces::radix(&medium, volume, *depth)?,

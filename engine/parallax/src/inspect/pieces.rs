@@ -127,7 +127,7 @@ pub(super) fn roots(medium: &Medium, volume: &str) -> Outcome<Value> {
                 .into_iter()
                 .map(|(at, slot)| match slot {
                     Ok(slot) => root_fields(at, &slot),
-                    Err(error) => json!({ "at": at.to_string(), "error": error }),
+                    Err(error) => json!({ "at": at.to_string(), "never_written_or_damaged": error }),
                 })
                 .collect();
             json!({
