@@ -22,7 +22,7 @@ pub async fn evict(
     let member = slots.members.into_iter().find(|member| member.state.name == name).ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
-            format!("no host '{name}' has joined this pool; `parallax pool hosts PATH` shows them"),
+            format!("no host '{name}' has joined this pool; `parallax --pool PATH inspect hosts` shows them"),
         )
     })?;
     let mut state = member.state;

@@ -1,10 +1,16 @@
 //! The real program, on pools in temporary files, without a daemon and with one.
 
+use parallax_block::BLOCK_SIZE;
+use parallax_format::{
+    host::{self, HostSlot, Standing},
+    superblock::Superblock,
+};
 use parallaxd::{config::Config, daemon};
 use serde_json::Value;
 use std::{
     fs,
     io::{BufRead, BufReader},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -230,6 +236,48 @@ fn a_pool_that_a_daemon_holds_is_not_opened_beside_it() {
     let refused = world.program(&["--pool", "pool.img", "list"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("held by another process"), "{}", said(&refused));
+}
+
+#[test]
+fn a_pool_that_another_machine_has_not_left_is_refused_until_that_one_is_evicted() {
+    let world = World::direct();
+    world.good(&["create", "db", "--size", "4M"]);
+    other_machine_joins(&world.path("pool.img"));
+    let refused = world.bad(&["list"]);
+    assert!(refused.contains("host 'elsewhere' has joined this pool"), "{refused}");
+    let hosts = world.json(&["inspect", "hosts"]);
+    assert_eq!(hosts["hosts"][1]["name"], "elsewhere");
+    assert_eq!(hosts["hosts"][1]["standing"], "joined");
+    let unsure = world.program(&["pool", "evict", "pool.img", "elsewhere"]);
+    assert!(said(&unsure).contains("--yes"), "{}", said(&unsure));
+    world.bad(&["list"]);
+    let unknown = world.program(&["pool", "evict", "pool.img", "nobody", "--yes"]);
+    assert!(said(&unknown).contains("no host 'nobody'"), "{}", said(&unknown));
+    let evicted = world.program(&["pool", "evict", "pool.img", "elsewhere", "--yes"]);
+    assert!(evicted.status.success(), "{}", said(&evicted));
+    assert!(world.good(&["list"]).contains("db"));
+    // Under that machine's name, as after a reboot of this one.
+    other_machine_joins(&world.path("pool.img"));
+    world.bad(&["list"]);
+    assert!(world.good(&["--host", "elsewhere", "list"]).contains("db"));
+    world.good(&["check"]);
+}
+
+/// Writes the slot that a machine of another boot would.
+fn other_machine_joins(pool: &Path) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(pool).unwrap();
+    let mut block = vec![0; BLOCK_SIZE];
+    file.read_exact_at(&mut block, 0).unwrap();
+    let (superblock, _) = Superblock::decode(&block, 0).unwrap();
+    let state = HostSlot {
+        name: "elsewhere".into(),
+        incarnation: 1000,
+        boot_id: 1,
+        renewed_ms: 0,
+        standing: Standing::Joined,
+    };
+    let at = superblock.host_group(1) + host::SLOT;
+    file.write_all_at(&state.encode(at, 1, superblock.salt), at * BLOCK_SIZE as u64).unwrap();
 }
 
 #[test]

@@ -28,8 +28,9 @@ pub(crate) async fn run(output: Output, path: &Path, name: &str, yes: bool) -> O
         .or_try(format!("parallax pool evict {} {name} --yes, once you have made sure", path.display())));
     }
     let reactors = Reactors::start(1, IoMode::Auto, false)?;
-    let device = open_device(path, reactors.home(), OpenOptions::default())
-        .map_err(|error| Failure::from(error).or_try("stopping whoever uses the device; parallaxd, or a mount"))?;
+    let device = open_device(path, reactors.home(), OpenOptions::default()).map_err(|error| {
+        Failure::from(error).or_try("stopping whoever uses the device; parallaxd, or a mount")
+    })?;
     let environment = Environment {
         runtime: Arc::new(reactors.home().clone()),
         tails: Arc::new(ShmTails::open(Path::new("/dev/shm/parallax"))?),

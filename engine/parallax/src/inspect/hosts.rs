@@ -27,7 +27,9 @@ pub(super) fn hosts(medium: &Medium) -> Outcome<Value> {
         let ballot = Ballot::decode(&medium.physical(at)?, at, superblock.salt)
             .ok()
             .filter(|ballot| ballot.incarnation == state.incarnation);
-        if let Some(ballot) = ballot.filter(|ballot| manager.as_ref().is_none_or(|(best, _)| *best < ballot.epoch)) {
+        if let Some(ballot) =
+            ballot.filter(|ballot| manager.as_ref().is_none_or(|(best, _)| *best < ballot.epoch))
+        {
             manager = Some((ballot.epoch, state.name.clone()));
         }
         shown.push(json!({
