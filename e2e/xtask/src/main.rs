@@ -14,6 +14,7 @@ mod build;
 mod cluster;
 mod image;
 mod local;
+mod node;
 mod verbs;
 mod world;
 

@@ -6,7 +6,7 @@
 
 mod archive;
 mod catalog;
-mod root;
+pub(crate) mod root;
 
 use std::path::{Path, PathBuf};
 

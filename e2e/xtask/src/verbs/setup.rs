@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::e2e::vms;
 use super::{bench, ci};
 use crate::build::{self, CSI_SANITY, FOR_CLUSTER, KUBERNETES_E2E};
 use crate::cluster::up;
@@ -19,6 +20,7 @@ pub(crate) struct Args {
 pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     build::install(ci::PACKAGES)?;
     build::install(bench::PACKAGES)?;
+    build::install(vms::PACKAGES)?;
     build::install(up::PACKAGES)?;
     for recipe in FOR_CLUSTER {
         recipe.ensure(world)?;

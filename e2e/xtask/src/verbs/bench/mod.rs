@@ -122,7 +122,7 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     let begun = Instant::now();
     let mut results = Results::begin(plan, args.quick, &ground.folder)?;
     let mut progress = Progress::of(plan, &selected);
-    let mut parallax = Parallax::new(ground.clone(), binaries.clone(), plan.many);
+    let mut parallax = Parallax::new(ground.clone(), &binaries, plan.many);
     if !selected.rows.is_empty() || selected.idle {
         let peers = measure::peers(&ground, &selected.rows);
         measure::run(plan, &selected.rows, &mut parallax, peers, &mut progress, &mut results)?;

@@ -1,8 +1,9 @@
-//! `e2e sanity|stories|suite`.
+//! `e2e sanity|stories|suite|vms`.
 
 pub(crate) mod sanity;
 pub(crate) mod stories;
 pub(crate) mod suite;
+pub(crate) mod vms;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -17,6 +18,8 @@ pub(crate) enum Verb {
     Stories(stories::Args),
     /// Kubernetes' own storage suite, on the development cluster.
     Suite(suite::Args),
+    /// A Debian disk and its clones as virtual machines, all at once, without a cluster.
+    Vms(vms::Args),
 }
 
 pub(crate) fn run(world: &World, verb: &Verb) -> Result<()> {
@@ -24,5 +27,6 @@ pub(crate) fn run(world: &World, verb: &Verb) -> Result<()> {
         Verb::Sanity(args) => sanity::run(world, args).map(drop),
         Verb::Stories(args) => stories::run(world, args),
         Verb::Suite(args) => suite::run(world, args),
+        Verb::Vms(args) => vms::run(world, args),
     }
 }

@@ -6,7 +6,6 @@ mod nbdkit;
 mod parallax;
 mod qcow2;
 mod raw;
-mod server;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,13 +14,13 @@ use anyhow::{Context, Result};
 
 use super::fio::{self, End, Job, Pattern, Target};
 use super::rows::Image;
+use crate::node::Server;
 use parallax_e2e::process::{self, COMMAND};
 
 pub(super) use nbdkit::NbdkitFile;
 pub(super) use parallax::{Parallax, Taken};
 pub(super) use qcow2::{Qcow2, Qcow2Chain};
 pub(super) use raw::{QemuRaw, RawFile};
-pub(super) use server::Server;
 
 /// Where images lie and how large they are.
 #[derive(Clone, Debug)]
@@ -53,7 +52,7 @@ impl Prepared {
 
     /// Something of this run alone.
     fn brief(server: Server, files: Vec<Scrap>) -> Self {
-        Self { target: server.target(), _server: Some(server), _files: files }
+        Self { target: served(&server), _server: Some(server), _files: files }
     }
 }
 
@@ -79,6 +78,11 @@ pub(super) trait Subject {
     fn set_up(&mut self) -> Result<()>;
     /// An image in the wanted state, or `None` if it has no such thing.
     fn prepare(&mut self, image: Image) -> Result<Option<Prepared>>;
+}
+
+/// What a server serves.
+fn served(server: &Server) -> Target {
+    Target::Nbd(server.socket().to_owned())
 }
 
 /// Writes every block once.

@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::super::fio::Target;
 use super::super::rows::Image;
-use super::{Ground, Prepared, Scrap, Server, Subject, fill, solid, sparse, version};
+use super::{Ground, Prepared, Scrap, Server, Subject, fill, served, solid, sparse, version};
 use parallax_e2e::process;
 
 pub(crate) struct NbdkitFile {
@@ -56,7 +56,7 @@ impl Subject for NbdkitFile {
         match image {
             Image::Filled => {
                 forget(&self.ground.at("nbdkit.img"))?;
-                Ok(self.filled.as_ref().map(|server| Prepared::lasting(server.target())))
+                Ok(self.filled.as_ref().map(|server| Prepared::lasting(served(server))))
             }
             Image::Empty => {
                 let path = self.ground.at("nbdkit-empty.img");

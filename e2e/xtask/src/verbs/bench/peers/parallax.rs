@@ -3,8 +3,6 @@
 //! The pool's file is written with zeroes first: as on a device, nothing below the pool has to be allocated while
 //! something is measured. Garbage is collected between rows, never during one.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::fio::{self, End, Job, Pattern, Target};
 use super::super::rows::Image;
-use super::{Ground, Prepared, Server, Subject, fill, solid};
+use super::{Ground, Prepared, Server, Subject, fill, served, solid};
 use crate::build::ProjectBinaries;
+use crate::node::Node;
 use parallax_e2e::{process, wait};
 
 /// The pool holds this many images: what snapshots keep is not small.
@@ -37,29 +36,20 @@ pub(crate) struct Taken {
 
 pub(crate) struct Parallax {
     ground: Ground,
-    binaries: ProjectBinaries,
     /// Snapshots for the rows that have many.
     snapshots: u32,
     /// Before the daemon: they end first.
     served: Vec<Server>,
-    daemon: Option<Server>,
+    node: Node,
     empty: Option<String>,
     emptied: u32,
     taken: Option<Taken>,
 }
 
 impl Parallax {
-    pub(crate) fn new(ground: Ground, binaries: ProjectBinaries, snapshots: u32) -> Self {
-        Self {
-            ground,
-            binaries,
-            snapshots,
-            served: Vec::new(),
-            daemon: None,
-            empty: None,
-            emptied: 0,
-            taken: None,
-        }
+    pub(crate) fn new(ground: Ground, binaries: &ProjectBinaries, snapshots: u32) -> Self {
+        let node = Node::new(&ground.folder, binaries);
+        Self { ground, snapshots, served: Vec::new(), node, empty: None, emptied: 0, taken: None }
     }
 
     /// Snapshots that were taken under load for the rows that have many.
@@ -69,55 +59,15 @@ impl Parallax {
 
     /// Process of the daemon.
     pub(crate) fn pid(&self) -> Result<u32> {
-        Ok(self.daemon.as_ref().context("the daemon does not run")?.pid())
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.ground.at("parallaxd.sock")
-    }
-
-    fn command(&self) -> Command {
-        let mut command = process::command(&self.binaries.parallax);
-        command.arg("--socket").arg(self.socket());
-        command
-    }
-
-    fn cli(&self, arguments: &[&str]) -> Result<String> {
-        process::output(self.command().args(arguments), process::COMMAND)
-    }
-
-    fn start(&self) -> Result<Server> {
-        let folder = self.ground.folder.display();
-        let config = format!(
-            "node: this-machine\npool:\n  path: {folder}/pool.img\n  create: {{}}\nsocket: {folder}/parallaxd.sock\n\
-             tails: /dev/shm/parallax-bench\nexports:\n  directory: {folder}/exports\ngc:\n  automatic: false\n"
-        );
-        let path = self.ground.at("parallaxd.yaml");
-        std::fs::write(&path, config).context("writing the daemon's configuration")?;
-        let mut command = process::command(&self.binaries.parallaxd);
-        command.arg("--config").arg(&path);
-        Server::start(&mut command, &self.socket())
-    }
-
-    fn serve(&self, volume: &str) -> Result<Server> {
-        let server = self.begin(volume)?;
-        server.accepts()?;
-        Ok(server)
-    }
-
-    fn begin(&self, volume: &str) -> Result<Server> {
-        let socket = self.ground.at(format!("{volume}.sock"));
-        let mut command = self.command();
-        command.args(["serve", volume, "--nbd"]).arg(&socket);
-        Server::begin(&mut command, &socket)
+        self.node.pid()
     }
 
     fn filled(&self) -> Result<Target> {
-        Ok(self.served.first().context("the filled volume is not served")?.target())
+        Ok(served(self.served.first().context("the filled volume is not served")?))
     }
 
     fn snapshot(&self) -> Result<()> {
-        self.cli(&["snapshot", FILLED]).map(drop)
+        self.node.cli(&["snapshot", FILLED]).map(drop)
     }
 
     /// A new volume, served. The one before is deleted.
@@ -125,30 +75,30 @@ impl Parallax {
         self.drop_empty()?;
         self.emptied += 1;
         let name = format!("empty-{}", self.emptied);
-        self.cli(&["create", &name, "--size", &self.ground.bytes.to_string()])?;
+        self.node.cli(&["create", &name, "--size", &self.ground.bytes.to_string()])?;
         self.empty = Some(name.clone());
-        Ok(Prepared::brief(self.serve(&name)?, Vec::new()))
+        Ok(Prepared::brief(self.node.serve(&name)?, Vec::new()))
     }
 
     fn drop_empty(&mut self) -> Result<()> {
         let Some(name) = self.empty.take() else { return Ok(()) };
         // Its server has ended; the daemon closes it a moment later.
         wait::until(&format!("{name} to be closed"), Duration::from_secs(10), || {
-            self.cli(&["delete", &name]).map(Some)
+            self.node.cli(&["delete", &name]).map(Some)
         })
         .map(drop)
     }
 
     /// Deletes the filled volume's snapshots and collects what they kept.
     fn forget_snapshots(&self) -> Result<()> {
-        let list = self.cli(&["--json", "snap-list", FILLED])?;
+        let list = self.node.cli(&["--json", "snap-list", FILLED])?;
         let list: serde_json::Value = serde_json::from_str(&list).context("reading the list of snapshots")?;
         let all = list.get("snapshots").and_then(|all| all.as_array()).context("no list of snapshots")?;
         for snapshot in all {
             let id = snapshot.get("id").and_then(|id| id.as_str()).context("a snapshot without id")?;
-            self.cli(&["snap-delete", id])?;
+            self.node.cli(&["snap-delete", id])?;
         }
-        self.cli(&["gc"]).map(drop)
+        self.node.cli(&["gc"]).map(drop)
     }
 
     /// Takes thousands of snapshots while something writes, then writes every block once.
@@ -159,7 +109,7 @@ impl Parallax {
             Job { pattern: Pattern::RandomWrite, block: 4096, depth: 4, flush: false, rate: Some(WRITES) };
         let mut load = fio::command(&target, job, self.ground.bytes, End::Time(MANY), 99);
         let load = Server::aside(&mut load, &self.ground.at("many.log"))?;
-        let mut command = self.command();
+        let mut command = self.node.command();
         command.args(["--json", "bench", "snapshots", FILLED, "--count", &self.snapshots.to_string()]);
         let taken = process::output(&mut command, MANY)?;
         drop(load);
@@ -170,9 +120,9 @@ impl Parallax {
     /// Ends the daemon and starts it again, with the filled volume served.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.served.clear();
-        self.daemon = None;
-        self.daemon = Some(self.start()?);
-        let server = self.serve(FILLED)?;
+        self.node.stop();
+        self.node.start(None)?;
+        let server = self.node.serve(FILLED)?;
         self.served.push(server);
         Ok(())
     }
@@ -180,10 +130,7 @@ impl Parallax {
     /// Verifies the whole pool after the daemon has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
         self.served.clear();
-        self.daemon = None;
-        let mut command = process::command(&self.binaries.parallax);
-        command.arg("--pool").arg(self.ground.at("pool.img")).arg("check");
-        process::output(&mut command, Duration::from_secs(600)).map(drop)
+        self.node.check()
     }
 
     /// Serves `count` further volumes, empty ones.
@@ -191,8 +138,8 @@ impl Parallax {
         let mut begun = Vec::new();
         for number in 0..count {
             let name = format!("idle-{number}");
-            self.cli(&["create", &name, "--size", "64M"])?;
-            begun.push(self.begin(&name)?);
+            self.node.cli(&["create", &name, "--size", "64M"])?;
+            begun.push(self.node.begin_serving(&name)?);
         }
         for server in begun {
             server.accepts()?;
@@ -212,17 +159,15 @@ impl Subject for Parallax {
     }
 
     fn how(&self) -> Result<String> {
-        let text =
-            process::output(process::command(&self.binaries.parallaxd).arg("--version"), process::COMMAND)?;
-        Ok(format!("{}, pool in a file, io_uring, direct", text.trim()))
+        Ok(format!("{}, pool in a file, io_uring, direct", self.node.version()?))
     }
 
     fn set_up(&mut self) -> Result<()> {
-        solid(&self.ground.at("pool.img"), self.ground.bytes * POOL_IMAGES)?;
-        self.daemon = Some(self.start()?);
-        self.cli(&["create", FILLED, "--size", &self.ground.bytes.to_string()])?;
-        let server = self.serve(FILLED)?;
-        fill(&server.target(), self.ground.bytes)?;
+        solid(&self.node.pool(), self.ground.bytes * POOL_IMAGES)?;
+        self.node.start(None)?;
+        self.node.cli(&["create", FILLED, "--size", &self.ground.bytes.to_string()])?;
+        let server = self.node.serve(FILLED)?;
+        fill(&served(&server), self.ground.bytes)?;
         self.served.push(server);
         Ok(())
     }

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::super::fio::{self, End, Job, Pattern};
 use super::super::rows::Image;
-use super::{Ground, Prepared, Scrap, Server, Subject, fill, qemu_img, qemu_nbd, version};
+use super::{Ground, Prepared, Scrap, Server, Subject, fill, qemu_img, qemu_nbd, served, version};
 
 /// Snapshots in the chain.
 const CHAIN: u32 = 10;
@@ -58,7 +58,7 @@ impl Subject for Qcow2 {
     fn set_up(&mut self) -> Result<()> {
         create(&self.path(), self.ground.bytes)?;
         let server = qemu_nbd(&self.path(), "qcow2", &self.ground.at("qcow2.sock"))?;
-        fill(&server.target(), self.ground.bytes)?;
+        fill(&served(&server), self.ground.bytes)?;
         self.filled = Some(server);
         Ok(())
     }
@@ -70,7 +70,7 @@ impl Subject for Qcow2 {
                     Some(server) => server,
                     None => qemu_nbd(&self.path(), "qcow2", &self.ground.at("qcow2.sock"))?,
                 };
-                let target = self.filled.insert(server).target();
+                let target = served(self.filled.insert(server));
                 Ok(Some(Prepared::lasting(target)))
             }
             Image::Empty => {
@@ -123,14 +123,14 @@ impl Subject for Qcow2Chain {
     fn set_up(&mut self) -> Result<()> {
         create(&self.layer(0), self.ground.bytes)?;
         let server = qemu_nbd(&self.layer(0), "qcow2", &self.ground.at("chain.sock"))?;
-        fill(&server.target(), self.ground.bytes)?;
+        fill(&served(&server), self.ground.bytes)?;
         drop(server);
         let some = Job { pattern: Pattern::RandomWrite, block: 4096, depth: 8, flush: false, rate: None };
         for number in 1..CHAIN {
             overlay(&self.layer(number - 1), &self.layer(number))?;
             let server = qemu_nbd(&self.layer(number), "qcow2", &self.ground.at("chain.sock"))?;
             let bytes = self.ground.bytes;
-            fio::run(&server.target(), some, bytes, End::Requests(BETWEEN), u64::from(number))?;
+            fio::run(&served(&server), some, bytes, End::Requests(BETWEEN), u64::from(number))?;
         }
         Ok(())
     }

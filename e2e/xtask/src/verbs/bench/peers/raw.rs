@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::super::fio::Target;
 use super::super::rows::Image;
-use super::{Ground, Prepared, Scrap, Server, Subject, fill, qemu_nbd, solid, sparse, version};
+use super::{Ground, Prepared, Scrap, Server, Subject, fill, qemu_nbd, served, solid, sparse, version};
 
 fn path(ground: &Ground) -> PathBuf {
     ground.at("raw.img")
@@ -75,7 +75,7 @@ impl Subject for QemuRaw {
 
     fn prepare(&mut self, image: Image) -> Result<Option<Prepared>> {
         match image {
-            Image::Filled => Ok(self.filled.as_ref().map(|server| Prepared::lasting(server.target()))),
+            Image::Filled => Ok(self.filled.as_ref().map(|server| Prepared::lasting(served(server)))),
             Image::Empty => {
                 let path = self.ground.at("qemu-raw-empty.img");
                 sparse(&path, self.ground.bytes)?;
