@@ -16,6 +16,8 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// Blocks of one host's group, see [`crate::host`].
 pub const HOST_GROUP_BLOCKS: u64 = 8;
+/// Host slots that a pool may have at most; manager epochs are the slot modulo this.
+pub const HOST_SLOTS_MAX: u32 = 4096;
 
 /// Most devices of a pool.
 pub const DEVICES_MAX: usize = 16;
@@ -176,7 +178,7 @@ impl Superblock {
             || devices == 0
             || devices > DEVICES_MAX
             || host_slots == 0
-            || host_slots > 4096
+            || host_slots > HOST_SLOTS_MAX
         {
             return Err(Error::corrupt("the superblock's geometry is out of range"));
         }

@@ -8,7 +8,7 @@ use crate::{
 use parallax_block::{BlockDevice, Error, ErrorKind, Result};
 use parallax_format::{
     host::{self, Ballot, HostSlot, Standing},
-    superblock::Superblock,
+    superblock::{HOST_SLOTS_MAX, Superblock},
 };
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Applicant<'a> {
     pub now: Duration,
     /// Lowest incarnation that the registry leaves free.
     pub incarnation_floor: u64,
+    /// Lowest manager epoch that the registry leaves free.
+    pub epoch_floor: u64,
 }
 
 /// Joins: takes the slot of this name, or a free one, and stands for manager.
@@ -75,7 +77,7 @@ pub async fn join(
         slot,
         incarnation,
         kept: keep.is_some(),
-        manager_epoch: slots.epoch_max + 1,
+        manager_epoch: epoch_above(slots.epoch_max.max(applicant.epoch_floor.saturating_sub(1)), slot),
         earlier: slots
             .members
             .iter()
@@ -92,8 +94,32 @@ pub async fn join(
     Ok(membership)
 }
 
+/// The lowest manager epoch above `epoch` that only the host of this slot may stand for: two hosts that have seen the
+/// same ballots never choose the same.
+fn epoch_above(epoch: u64, slot: u32) -> u64 {
+    let first = epoch + 1;
+    let hosts = u64::from(HOST_SLOTS_MAX);
+    first + (u64::from(slot) + hosts - first % hosts) % hosts
+}
+
 /// A slot for a host that has none: one never used, else one that its host has left, else one that is torn.
 fn free_slot(slots: &Slots) -> Option<u32> {
     let left = slots.members.iter().find(|member| member.state.standing != Standing::Joined);
     slots.empty.first().copied().or(left.map(|member| member.slot)).or(slots.torn.first().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_of_two_slots_never_coincide_and_rise() {
+        for slot in 0..HOST_SLOTS_MAX {
+            for seen in [0, 1, 62, 63, 64, 65, 1000] {
+                let epoch = epoch_above(seen, slot);
+                assert!(epoch > seen && epoch <= seen + u64::from(HOST_SLOTS_MAX), "{seen} {slot}: {epoch}");
+                assert_eq!(epoch % u64::from(HOST_SLOTS_MAX), u64::from(slot));
+            }
+        }
+    }
 }

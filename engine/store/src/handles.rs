@@ -5,7 +5,7 @@ use crate::{
     detached::Detached,
     generation::Ticket,
     pool::{Pin, Pool},
-    vdi::{VdiCore, view::View},
+    vdi::{Continuity, VdiCore, view::View},
 };
 use parallax_block::{
     BLOCK_SIZE, BlockDevice, BoxFuture, Buffer, ByteRange, Completion, Error, ErrorKind, Geometry, Result,
@@ -37,6 +37,11 @@ impl Vdi {
     /// Identity.
     pub fn id(&self) -> VdiId {
         self.core.id
+    }
+
+    /// What it goes on from.
+    pub fn continuity(&self) -> Continuity {
+        self.core.continuity
     }
 
     /// Finishes what is under way, checkpoints, releases. Later I/O fails.

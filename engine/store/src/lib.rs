@@ -35,9 +35,13 @@ mod walk;
 pub use check::check;
 pub use handles::{SnapshotView, Vdi};
 pub use parallax_block::{Tail, TailStore};
-pub use parallax_format::{host::Standing, root::Evidence};
+pub use parallax_format::{
+    host::Standing,
+    root::{Epoch, Evidence},
+};
 pub use pool::{Counters, Pool, VDI_SIZE_MAX, recognise};
 pub use types::*;
+pub use vdi::Continuity;
 
 use parallax_block::Runtime;
 use std::sync::Arc;

@@ -29,7 +29,7 @@ use parallax_format::{
 };
 use std::{
     collections::BTreeSet,
-    sync::atomic::Ordering::{Relaxed, SeqCst},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 /// Blocks that a root owns besides its tree.
@@ -38,21 +38,41 @@ struct Private {
     count: u32,
 }
 
+/// The one garbage collection that a pool may have under way. However it ends, nothing stays a candidate.
+pub(super) struct Collection<'a> {
+    core: &'a Arc<PoolCore>,
+    _alone: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Drop for Collection<'_> {
+    fn drop(&mut self) {
+        self.core.space.end_cycle();
+    }
+}
+
 impl Pool {
     /// Frees everything that nothing reaches. `Busy` if a collection is under way.
     pub async fn collect_garbage(&self, progress: &(dyn Fn(GcProgress) + Send + Sync)) -> Result<GcProgress> {
-        let core = &self.core;
-        if core.collecting.swap(true, SeqCst) {
-            return Err(Error::new(ErrorKind::Busy, "a garbage collection is under way"));
-        }
+        let alone = self.core.collecting.try_lock();
+        let alone = alone.map_err(|_| Error::new(ErrorKind::Busy, "a garbage collection is under way"))?;
+        Collection { core: &self.core, _alone: alone }.run(progress).await
+    }
+}
+
+impl<'a> Collection<'a> {
+    /// Waits for the collection under way, if there is one.
+    pub(super) async fn wait(core: &'a Arc<PoolCore>) -> Self {
+        Self { core, _alone: core.collecting.lock().await }
+    }
+
+    pub(super) async fn run(self, progress: &(dyn Fn(GcProgress) + Send + Sync)) -> Result<GcProgress> {
         let result = self.cycle(progress).await;
-        core.space.end_cycle();
+        self.core.space.end_cycle();
         let result = match result {
             Ok(done) => self.finish(done).await,
             Err(error) => Err(error),
         };
-        core.collecting.store(false, SeqCst);
-        core.counters.collections.fetch_add(1, Relaxed);
+        self.core.counters.collections.fetch_add(1, Relaxed);
         if let Ok(done) = &result {
             progress(*done);
         }
@@ -67,7 +87,7 @@ impl Pool {
     }
 
     async fn cycle(&self, progress: &(dyn Fn(GcProgress) + Send + Sync)) -> Result<GcProgress> {
-        let core = &self.core;
+        let core = self.core;
         let mut now = GcProgress { phase: "checkpoint", ..GcProgress::default() };
         {
             let _still = core.gate.write().await;

@@ -19,6 +19,7 @@ mod vdis;
 
 pub(crate) use create::read_superblock;
 pub use create::recognise;
+use gc::Collection;
 pub(crate) use snapshots::Pin;
 pub use vdis::VDI_SIZE_MAX;
 
@@ -94,7 +95,8 @@ pub(crate) struct PoolCore {
     membership: AsyncMutex<Membership>,
     closed: AtomicBool,
     background_checkpoint: AtomicBool,
-    collecting: AtomicBool,
+    /// Held by the garbage collection under way.
+    collecting: AsyncMutex<()>,
 }
 
 /// Why a snapshot is held.
@@ -265,9 +267,16 @@ impl PoolCore {
     async fn enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
         match self.try_enter(id).await {
             Err(error) if error.kind() == ErrorKind::OutOfSpace => {
-                tracing::info!(vdi = %id, "the pool is too full to open a volume; collecting garbage");
-                Box::pin(Pool { core: self.clone() }.collect_garbage(&|_| {})).await?;
-                self.try_enter(id).await
+                let collection = Collection::wait(self).await;
+                // Another's may have made room.
+                match self.try_enter(id).await {
+                    Err(error) if error.kind() == ErrorKind::OutOfSpace => {
+                        tracing::info!(vdi = %id, "the pool is too full to open a volume; collecting garbage");
+                        Box::pin(collection.run(&|_| {})).await?;
+                        self.try_enter(id).await
+                    }
+                    other => other,
+                }
             }
             other => other,
         }

@@ -40,6 +40,7 @@ impl Pool {
             boot_id: environment.tails.boot_id(),
             now: environment.runtime.now(),
             incarnation_floor: known.incarnation,
+            epoch_floor: old.id.epoch + 1,
         };
         let membership = parallax_lease::join(&*disk.device, &disk.superblock, applicant)
             .await
@@ -53,10 +54,7 @@ impl Pool {
             extent.owner = incarnation;
             known.apply(&Record::Extent(*extent));
         }
-        let id = AreaId {
-            epoch: membership.manager_epoch.max(old.id.epoch + 1),
-            generation: old.id.generation + 1,
-        };
+        let id = AreaId { epoch: membership.manager_epoch, generation: old.id.generation + 1 };
         let group = disk.superblock.host_group(membership.slot);
         let area = Area::compact(&disk, id, group, &old.runs, &mut known)
             .await
@@ -89,7 +87,7 @@ impl Pool {
             membership: membership.into(),
             closed: false.into(),
             background_checkpoint: false.into(),
-            collecting: false.into(),
+            collecting: tokio::sync::Mutex::new(()),
         });
         let pool = Self { core };
         pool.bury_headless().await.context(|| "finishing deletions that were interrupted")?;

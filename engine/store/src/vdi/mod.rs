@@ -67,10 +67,23 @@ use tail::TailWriter;
 use tokio::sync::Mutex as AsyncMutex;
 use uuid::Uuid;
 
+/// What an opening goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Continuity {
+    /// The epoch that it began.
+    pub epoch: Epoch,
+    /// The epoch before, if there was one.
+    pub previous: Option<Epoch>,
+    /// Everything that was acknowledged in the epoch before is here, flushed or not: it was released in order, or its
+    /// tail was found. If not, whoever wrote then must not go on as if nothing had happened.
+    pub complete: bool,
+}
+
 pub(crate) struct VdiCore {
     me: Weak<VdiCore>,
     pub(crate) pool: Arc<PoolCore>,
     pub(crate) id: VdiId,
+    pub(crate) continuity: Continuity,
     pub(crate) logical_block: u32,
     pub(crate) mapping: RwLock<Mapping>,
     locks: Arc<RangeLocks>,

@@ -10,7 +10,7 @@
 //! An epoch without a valid slot never existed: a crash before the first of the two leaves the old state.
 
 use super::{
-    Mapping, Mode, Roots, VdiCore,
+    Continuity, Mapping, Mode, Roots, VdiCore,
     journal::{Group, JournalWriter},
     lookup::Finder,
     replay::{self, Slots},
@@ -52,6 +52,8 @@ struct Adopted {
     tail: Option<Epoch>,
     /// Grant under which the state was found.
     grant: Option<Grant>,
+    /// Whether everything that was acknowledged in the epoch before is here.
+    complete: bool,
 }
 
 /// Opens `id` for this incarnation.
@@ -74,12 +76,25 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
         tail: old_tail,
         grant,
         record: next_record,
+        complete,
         ..
     } = adopted;
+    let continuity = Continuity { epoch, previous: previous.map(|(epoch, _)| epoch), complete };
+    // Before the first slot: a crash between the two must not look like a tail that was lost.
+    let tail_key = tail::key(pool.disk.superblock.uuid, record.id, epoch);
+    let writer = TailWriter::create(
+        &*pool.environment.tails,
+        pool.disk.superblock.uuid,
+        record.id,
+        epoch,
+        next_record,
+        pool.disk.salt(),
+    )?;
     let core = Arc::new_cyclic(|me| VdiCore {
         me: me.clone(),
         pool: pool_ref,
         id,
+        continuity,
         logical_block: record.logical_block,
         mapping: RwLock::new(mapping),
         locks: Arc::default(),
@@ -105,17 +120,11 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
         if let Err(error) = core.checkpoint_round(Mode::Always).await {
             core.stop("it could not be opened");
             pool.space.give_back(&core.journal.lock().await.abandon());
+            // The next attempt makes it anew; what cannot be removed is overwritten then.
+            let _ = pool.environment.tails.remove(&tail_key);
             return Err(error.context(format!("opening volume '{}'", record.name)));
         }
     }
-    let writer = TailWriter::create(
-        &*pool.environment.tails,
-        pool.disk.superblock.uuid,
-        record.id,
-        epoch,
-        next_record,
-        pool.disk.salt(),
-    )?;
     core.mapping.write().tail = Some(writer);
     if let Some(old) = old_tail {
         let key = tail::key(pool.disk.superblock.uuid, record.id, old);
@@ -188,6 +197,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
             segments: Vec::new(),
             tail: None,
             grant: None,
+            complete: true,
         });
     };
     let mut state = mapping(pool, newest.map, newest.table, newest.size);
@@ -196,6 +206,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
     state.snapshots = newest.snapshots;
     let (mut group, mut next_record) = (newest.replay.group - 1, newest.replay.record);
     let mut segments = Vec::new();
+    let mut complete = true;
     if !newest.released {
         let journal = replay::replay(disk, record.id, newest.epoch, newest.replay, durable_group).await?;
         (group, next_record) = (journal.last_group, journal.next_record);
@@ -215,7 +226,10 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
                 next_record += records.len() as u64;
                 apply(pool, &mut state, records).await?;
             }
-            None => tracing::debug!(vdi = %record.id, "no tail of this boot: unflushed writes are gone"),
+            None => {
+                tracing::debug!(vdi = %record.id, "no tail of this boot: unflushed writes are gone");
+                complete = false;
+            }
         }
     }
     if record.size > state.size {
@@ -267,6 +281,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
         segments,
         tail: Some(newest.epoch),
         grant: Some(grant),
+        complete,
     })
 }
 

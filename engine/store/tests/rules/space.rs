@@ -220,3 +220,40 @@ fn rule_5e_a_write_that_took_blocks_from_an_older_run_is_waited_for() {
     });
     rig.close(&pool);
 }
+
+/// The drill found this. Two callers met a pool too full to open a volume; the first collected garbage, the second was
+/// told that a collection was under way.
+#[test]
+fn rule_5g_everybody_who_finds_the_pool_too_full_to_open_a_volume_waits_for_the_same_collection() {
+    let mut rig = Rig::sized(5, 16 * MIB);
+    let (pool, big) = rig.with_volume(64 * MIB);
+    let ids = rig.world.run(async {
+        let mut ids = Vec::new();
+        for number in 0..6 {
+            let name = format!("small {number}");
+            ids.push(pool.create_vdi(request(&name, Some(MIB), Source::Empty)).await.unwrap().id);
+        }
+        let mut at = 0;
+        while try_put(&*big, at, 16 * BLOCK, 1).await.is_ok() {
+            at += 16 * BLOCK;
+        }
+        ids
+    });
+    for _ in 0..5 {
+        rig.kill();
+        let pool = rig.open();
+        // Every opening leaves something behind that only a collection finds.
+        let opening: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let (pool, id) = (pool.clone(), *id);
+                rig.start("attach", async move { pool.attach(id).await.map(drop) })
+            })
+            .collect();
+        for opened in opening {
+            if let Err(error) = opened.wait() {
+                assert_eq!(error.kind(), ErrorKind::OutOfSpace, "{error}");
+            }
+        }
+    }
+}
