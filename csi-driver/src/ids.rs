@@ -84,6 +84,38 @@ impl Name {
     }
 }
 
+/// What the manager calls the snapshots of a group: the group's name behind a mark.
+///
+/// The manager gives every named snapshot a set, a single one too, so the set alone does not tell a group. No single
+/// snapshot may bear the mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupName(Name);
+
+impl GroupName {
+    const MARK: &'static str = "group/";
+
+    /// Checks `text`, which the caller sent as `field`. The mark takes a few of a name's bytes.
+    pub fn parse(field: &str, text: &str) -> Result<Self, Status> {
+        let name = Name::parse(field, text)?;
+        let longest = Name::MAX_BYTES - Self::MARK.len();
+        if text.len() > longest {
+            let why = format!("{field} is {} bytes long; at most {longest} are allowed", text.len());
+            return Err(Status::invalid_argument(why));
+        }
+        Ok(Self(Name(format!("{}{name}", Self::MARK))))
+    }
+
+    /// Whether a name in the manager is that of a group.
+    pub fn marks(name: &str) -> bool {
+        name.starts_with(Self::MARK)
+    }
+
+    /// The name in the manager.
+    pub fn in_manager(&self) -> &Name {
+        &self.0
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -172,6 +172,35 @@ async fn publications_are_listed_and_contradictions_refused() {
     assert!(list.entries[0].status.as_ref().unwrap().published_node_ids.is_empty());
 }
 
+/// Every named snapshot is in a set of the manager, and its set was answered as its group. The cluster's snapshot
+/// controller looks groups up when it meets one; where that feature is off it panics, so one imported snapshot stopped
+/// all snapshots of the cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_taken_alone_belongs_to_no_group() {
+    let world = World::new().await;
+    let volume = world.create(CreateRequest::new("data", 8).0).await.unwrap().volume_id;
+    let alone = world.snapshot(&volume, "alone").await;
+    assert_eq!(alone.group_snapshot_id, "");
+
+    let one = csi::ListSnapshotsRequest { snapshot_id: alone.snapshot_id.clone(), ..Default::default() };
+    for request in [csi::ListSnapshotsRequest::default(), one] {
+        let listed = world.c().list_snapshots(request).await.unwrap().into_inner().entries;
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].snapshot.as_ref().unwrap().group_snapshot_id, "");
+    }
+
+    let mut client = GroupControllerClient::new(world.controller.channel());
+    let request = csi::CreateVolumeGroupSnapshotRequest {
+        name: "only-one".into(),
+        source_volume_ids: vec![volume],
+        ..Default::default()
+    };
+    let group =
+        client.create_volume_group_snapshot(request).await.unwrap().into_inner().group_snapshot.unwrap();
+    assert!(!group.group_snapshot_id.is_empty());
+    assert_eq!(group.snapshots[0].group_snapshot_id, group.group_snapshot_id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn volumes_of_a_group_are_snapshotted_under_one_name() {
     let world = World::new().await;

@@ -1,7 +1,7 @@
 //! The manager's messages as CSI's.
 
 use crate::TOPOLOGY_KEY;
-use crate::ids::SnapshotId;
+use crate::ids::{GroupName, SnapshotId};
 use crate::proto::csi::{self, volume_content_source};
 use parallax_api::v1;
 use prost_types::Timestamp;
@@ -48,7 +48,7 @@ pub(crate) fn snapshot(snapshot: &v1::Snapshot) -> csi::Snapshot {
         source_volume_id: source_of(snapshot),
         creation_time: Some(timestamp(snapshot.created_at_ms)),
         ready_to_use: snapshot.ready,
-        group_snapshot_id: snapshot.set_id.clone(),
+        group_snapshot_id: group_of(snapshot).to_owned(),
         accessible_topology: Vec::new(),
     }
 }
@@ -59,6 +59,11 @@ pub(crate) fn source_of(snapshot: &v1::Snapshot) -> String {
         Some(id) if snapshot.volume_id.is_empty() => id.volume().to_string(),
         _ => snapshot.volume_id.clone(),
     }
+}
+
+/// The group that a snapshot belongs to; empty for one that was taken alone, whatever set the manager keeps it in.
+pub(crate) fn group_of(snapshot: &v1::Snapshot) -> &str {
+    if GroupName::marks(&snapshot.name) { &snapshot.set_id } else { "" }
 }
 
 /// Milliseconds since the Unix epoch.

@@ -1,12 +1,13 @@
 //! Snapshots of several volumes at one instant.
 //!
-//! The manager gives the members of one set one id and one name. Calls about a group name its members too, so
+//! The manager gives the members of one set one id and one name; a mark in the name tells a group from a single
+//! snapshot. Calls about a group name its members too, so
 //! nothing has to be remembered about groups here.
 
-use super::answers::{snapshot, source_of, timestamp};
+use super::answers::{group_of, snapshot, source_of, timestamp};
 use super::{Controller, optional, shown};
 use crate::errors::{Result, from_manager, missing, no_volume};
-use crate::ids::{Name, SnapshotId, VolumeId};
+use crate::ids::{GroupName, SnapshotId, VolumeId};
 use crate::params::group_label;
 use crate::proto::csi;
 use parallax_api::v1;
@@ -18,7 +19,7 @@ impl Controller {
         &self,
         request: csi::CreateVolumeGroupSnapshotRequest,
     ) -> Result<csi::CreateVolumeGroupSnapshotResponse> {
-        let name = Name::parse("name", &request.name)?;
+        let name = GroupName::parse("name", &request.name)?;
         if request.source_volume_ids.is_empty() {
             return Err(missing("source_volume_ids"));
         }
@@ -32,10 +33,13 @@ impl Controller {
         }
         // The manager answers with the same members when the name and the volumes are the same.
         let sources = sources.into_iter().collect::<Vec<_>>();
-        let taken = self.take(&sources, &name, label).await?;
+        let taken = self.take(&sources, name.in_manager(), label).await?;
         let members = taken.iter().map(source_of).collect::<BTreeSet<_>>();
         if members != sources.iter().map(VolumeId::to_string).collect() {
-            return Err(Status::already_exists(format!("a group named {name} exists with other members")));
+            return Err(Status::already_exists(format!(
+                "a group named {} exists with other members",
+                request.name
+            )));
         }
         let mut snapshots = Vec::with_capacity(taken.len());
         for member in taken {
@@ -82,7 +86,7 @@ impl Controller {
             let answer = self.client.manager().get_snapshot(self.client.request(request)).await;
             let found = optional(answer).map_err(|error| from_manager("looking for the snapshot", &error))?;
             let Some(found) = found else { continue };
-            if found.set_id != group {
+            if group_of(&found) != group {
                 return Err(Status::invalid_argument(format!(
                     "snapshot {id} does not belong to group {}",
                     shown(group)
@@ -97,7 +101,7 @@ impl Controller {
 fn group(members: &[v1::Snapshot]) -> Result<csi::VolumeGroupSnapshot> {
     let first = members.first().ok_or_else(|| Status::unavailable("the manager took no snapshot"))?;
     Ok(csi::VolumeGroupSnapshot {
-        group_snapshot_id: first.set_id.clone(),
+        group_snapshot_id: group_of(first).to_owned(),
         snapshots: members.iter().map(snapshot).collect(),
         creation_time: Some(timestamp(first.created_at_ms)),
         ready_to_use: members.iter().all(|member| member.ready),

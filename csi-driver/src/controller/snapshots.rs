@@ -4,7 +4,7 @@ use super::answers::{snapshot, source_of};
 use super::volumes::{bad_token, by_id, page};
 use super::{Controller, optional, shown};
 use crate::errors::{Result, from_manager, missing, no_snapshot, no_volume};
-use crate::ids::{Name, SnapshotId, VolumeId};
+use crate::ids::{GroupName, Name, SnapshotId, VolumeId};
 use crate::params::snapshot_label;
 use crate::proto::csi;
 use parallax_api::v1::{self, get_snapshot_request};
@@ -21,6 +21,11 @@ impl Controller {
         request: csi::CreateSnapshotRequest,
     ) -> Result<csi::CreateSnapshotResponse> {
         let name = Name::parse("name", &request.name)?;
+        if GroupName::marks(name.as_str()) {
+            return Err(Status::invalid_argument(format!(
+                "{name} is how groups are named; choose another name"
+            )));
+        }
         if request.source_volume_id.is_empty() {
             return Err(missing("source_volume_id"));
         }

@@ -107,7 +107,9 @@ impl Shop {
         if !named.is_empty() {
             return Ok(named);
         }
-        let set = if request.volumes.len() > 1 { Uuid::new_v4().to_string() } else { String::new() };
+        // As the daemon does: a name is kept by a set, even of one.
+        let is_set = request.volumes.len() > 1 || !request.name.is_empty();
+        let set = if is_set { Uuid::new_v4().to_string() } else { String::new() };
         let mut taken = Vec::new();
         for volume in request.volumes {
             let volume = self.find(Some(volume))?;
