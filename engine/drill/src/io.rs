@@ -4,7 +4,7 @@ use crate::{
     Failure,
     life::Life,
     model::{Outcome, Piece, Stamp, Tick, WriteId, content},
-    options::Weights,
+    options::{Options, Weights},
     subject::Volume,
 };
 use parallax_block::{
@@ -72,7 +72,7 @@ impl Life {
             return None;
         }
         let (vdi, size, logical_block, handle) = prng.pick(&attached).clone();
-        let kind = kind(&mut prng, &self.drill.options.weights);
+        let kind = kind(&mut prng, &self.drill.options);
         let grain = u64::from(logical_block) / SECTOR;
         let sectors = self.place(&mut prng, size / SECTOR, grain);
         Some(Request { vdi, handle, kind, sectors, stamp: forest.next_stamp() })
@@ -275,8 +275,8 @@ impl Life {
     }
 }
 
-fn kind(prng: &mut Prng, weights: &Weights) -> Kind {
-    let Weights { read, write, flush, discard, zero } = *weights;
+fn kind(prng: &mut Prng, options: &Options) -> Kind {
+    let Weights { read, write, flush, discard, zero } = options.weights;
     let mut at = prng.range(0..read + write + flush + discard + zero);
     let mut falls_in = |weight: u64| {
         let inside = at < weight;
@@ -286,13 +286,13 @@ fn kind(prng: &mut Prng, weights: &Weights) -> Kind {
     if falls_in(read) {
         if prng.chance(1, 8) { Kind::Status } else { Kind::Read }
     } else if falls_in(write) {
-        Kind::Write { fua: prng.chance(1, 10) }
+        Kind::Write { fua: prng.chance(options.fua_percent, 100) }
     } else if falls_in(flush) {
         Kind::Flush
     } else if falls_in(discard) {
         Kind::Discard
     } else {
-        Kind::Zero { fua: prng.chance(1, 10), unmap: prng.chance(1, 2) }
+        Kind::Zero { fua: prng.chance(options.fua_percent, 100), unmap: prng.chance(1, 2) }
     }
 }
 

@@ -14,6 +14,8 @@
 //! manage    operations on volumes and snapshots
 //! verify    comparison of an open pool with the model
 //! run       lives in a row, and the report of a failure
+//! shrink    a failing run, made smaller
+//! mutants   bugs of the store, switched on to see that they are found
 //! ```
 
 #![forbid(unsafe_code)]
@@ -23,10 +25,13 @@ mod io;
 mod life;
 mod manage;
 pub mod model;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod options;
 mod run;
+pub mod shrink;
 pub mod store;
 pub mod subject;
 mod verify;
 
-pub use run::{Failure, Report, Summary, run};
+pub use run::{Failure, Report, Summary, run, run_plan};

@@ -129,7 +129,7 @@ impl Life {
                 break;
             }
             self.drill.count(|summary| summary.operations += 1);
-            self.pause(1000).await;
+            self.pause(self.drill.options.manager_pause.as_micros() as u64).await;
         }
         self.leave(|crew| &mut crew.managers);
     }

@@ -1,8 +1,108 @@
 //! Everything that a seed decides, derived before the run and printed with a failure.
+//!
+//! All draws are made whatever the plan leaves out, so leaving something out changes nothing else that the seed
+//! decides.
 
 use crate::subject::Death;
 use parallax_sim::{Prng, Unflushed};
-use std::{fmt, ops::Range, time::Duration};
+use parallax_store::Limits;
+use std::{collections::BTreeSet, fmt, ops::Range, time::Duration};
+
+/// Something that a plan may leave out, to see whether a failure needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Feature {
+    Tight,
+    SmallLimits,
+    LargeSectors,
+    Flushes,
+    Fua,
+    Discards,
+    Zeroing,
+    Snapshots,
+    Clones,
+    Deletions,
+    Reverts,
+    Growth,
+    Collections,
+    Sharing,
+    Faults,
+    Probes,
+    DeathsWhileOpening,
+}
+
+impl Feature {
+    /// All of them, in the order in which shrinking tries to do without.
+    pub const ALL: [Self; 17] = [
+        Self::Faults,
+        Self::Probes,
+        Self::DeathsWhileOpening,
+        Self::Sharing,
+        Self::SmallLimits,
+        Self::LargeSectors,
+        Self::Tight,
+        Self::Reverts,
+        Self::Growth,
+        Self::Clones,
+        Self::Deletions,
+        Self::Collections,
+        Self::Zeroing,
+        Self::Discards,
+        Self::Fua,
+        Self::Snapshots,
+        Self::Flushes,
+    ];
+}
+
+/// A seed, and how much of what it decides is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Another course of events with the same options.
+    pub course: u64,
+    /// Requests to volumes, about.
+    pub ops: u64,
+    /// Lanes at most.
+    pub lanes: Option<usize>,
+    /// Managers at most.
+    pub managers: Option<usize>,
+    /// Lives at most.
+    pub lives: Option<usize>,
+    /// What is left out.
+    pub without: BTreeSet<Feature>,
+}
+
+impl Plan {
+    /// Everything that `seed` decides.
+    pub fn new(seed: u64, ops: u64) -> Self {
+        Self { seed, course: 0, ops, lanes: None, managers: None, lives: None, without: BTreeSet::new() }
+    }
+
+    /// The arguments that run it again.
+    pub fn arguments(&self) -> String {
+        let mut text = format!("--seed {} --ops {}", self.seed, self.ops);
+        if self.course > 0 {
+            text += &format!(" --course {}", self.course);
+        }
+        let bounds = [("lanes", self.lanes), ("managers", self.managers), ("lives", self.lives)];
+        for (name, bound) in bounds {
+            text.extend(bound.map(|bound| format!(" --{name} {bound}")));
+        }
+        let names: Vec<String> = self.without.iter().map(Feature::to_string).collect();
+        if !names.is_empty() {
+            text += &format!(" --without {}", names.join(","));
+        }
+        text
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = clap::ValueEnum::to_possible_value(self).expect("no feature is hidden");
+        f.write_str(value.get_name())
+    }
+}
 
 /// Weights of the requests that a lane sends to volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +119,52 @@ pub struct Weights {
     pub zero: u64,
 }
 
+/// What managers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Verb {
+    CreateEmpty,
+    CloneSnapshot,
+    CloneVolume,
+    DeleteVolume,
+    Rename,
+    Resize,
+    Revert,
+    Attach,
+    Detach,
+    Snapshot,
+    SnapshotSet,
+    Inspect,
+    Label,
+    DeleteSnapshot,
+    Diff,
+    Space,
+    Collect,
+    Refused,
+}
+
+/// How often each is tried, before the seed has its say.
+const VERBS: [(Verb, u64, Option<Feature>); 18] = [
+    (Verb::CreateEmpty, 4, None),
+    (Verb::CloneSnapshot, 5, Some(Feature::Clones)),
+    (Verb::CloneVolume, 3, Some(Feature::Clones)),
+    (Verb::DeleteVolume, 3, Some(Feature::Deletions)),
+    (Verb::Rename, 1, None),
+    (Verb::Resize, 3, Some(Feature::Growth)),
+    (Verb::Revert, 3, Some(Feature::Reverts)),
+    (Verb::Attach, 12, None),
+    (Verb::Detach, 4, None),
+    (Verb::Snapshot, 14, Some(Feature::Snapshots)),
+    (Verb::SnapshotSet, 5, Some(Feature::Snapshots)),
+    (Verb::Inspect, 8, Some(Feature::Snapshots)),
+    (Verb::Label, 2, Some(Feature::Snapshots)),
+    (Verb::DeleteSnapshot, 8, Some(Feature::Deletions)),
+    (Verb::Diff, 4, Some(Feature::Snapshots)),
+    (Verb::Space, 3, None),
+    (Verb::Collect, 3, Some(Feature::Collections)),
+    (Verb::Refused, 2, None),
+];
+
 /// How the life of a pool ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -34,16 +180,20 @@ pub enum Ending {
 }
 
 /// Derived options of one run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
-    /// The seed.
-    pub seed: u64,
+    /// What was asked for.
+    pub plan: Plan,
     /// Bytes of the disk.
     pub capacity: u64,
     /// Bytes of an extent.
     pub extent_bytes: u64,
+    /// Bytes of the disk's sectors.
+    pub sector_bytes: u32,
     /// The volumes together may outgrow the pool, so running out of space is part of the run.
     pub tight: bool,
+    /// Bounds of the store's memory.
+    pub limits: Limits,
     /// Sectors of a volume at its creation.
     pub volume_sectors: Range<u64>,
     /// Volumes that are kept at most.
@@ -54,6 +204,8 @@ pub struct Options {
     pub lanes: usize,
     /// Management operations that are outstanding together.
     pub managers: usize,
+    /// Several managers may work with one volume.
+    pub sharing: bool,
     /// Operations of one life of the pool, for each lane.
     pub ops: u64,
     /// Lives of the pool.
@@ -64,41 +216,100 @@ pub struct Options {
     pub hot_percent: u64,
     /// See [`Weights`].
     pub weights: Weights,
+    /// Of writes in a hundred, how many have FUA.
+    pub fua_percent: u64,
+    /// What managers do, and how often.
+    pub verbs: Vec<(Verb, u64)>,
+    /// Longest pause of a manager between two operations.
+    pub manager_pause: Duration,
     /// Slowest answer of the disk.
     pub latency_max: Duration,
+    /// Of a thousand requests, how many take very long.
+    pub stuck_per_mille: u64,
+    /// Of a hundred lives, how many meet a disk that fails requests.
+    pub faulty_percent: u64,
+    /// Of a hundred ends of lives, after how many the pool's metadata is damaged on a copy.
+    pub probe_percent: u64,
+    /// Pools are opened, now and then, by a process that dies on the way.
+    pub deaths_while_opening: bool,
 }
 
 impl Options {
-    /// What `seed` decides; `ops` are spread over the lives of the pool.
-    pub fn derive(seed: u64, ops: u64) -> Self {
-        let mut prng = Prng::new(seed ^ 0x6f70_7469_6f6e_7300);
+    /// What the plan's seed decides.
+    pub fn derive(plan: &Plan) -> Self {
+        let mut prng = Prng::new(plan.seed ^ 0x6f70_7469_6f6e_7300);
+        let has = |feature: Feature| !plan.without.contains(&feature);
         let extent_bytes = 256 << 10;
-        let tight = prng.chance(1, 4);
+        let tight = prng.chance(1, 4) && has(Feature::Tight);
         let lives = prng.range(1..6) as usize;
         let lanes = prng.range(1..9) as usize;
         let sizes: [Range<u64>; 3] = [8..64, 64..512, 512..4096];
+        let extents = if tight { prng.range(20..48) } else { prng.range(256..1024) };
+        let size = prng.pick(&sizes).clone();
+        let volumes_max = prng.range(1..6) as usize;
+        let snapshots_max =
+            if prng.chance(1, 5) { prng.range(12..60) as usize } else { prng.range(1..8) as usize };
+        let managers = *prng.pick(&[1, 1, 2, 3, 5]);
+        let longest = *prng.pick(&[1, 8, 17, 64, 256]);
+        let weights = Weights {
+            read: prng.range(5..40),
+            write: prng.range(if tight { 50..80 } else { 10..60 }),
+            flush: if prng.chance(1, 8) { 0 } else { prng.range(0..15) },
+            discard: prng.range(0..12),
+            zero: prng.range(0..12),
+        };
+        let hot_percent = *prng.pick(&[0, 30, 80, 95]);
+        let latency_max = Duration::from_micros(*prng.pick(&[20, 200, 5000]));
+        let fua_percent = *prng.pick(&[0, 10, 10, 50]);
+        // Swarm: each seed leaves some verbs out and does others often.
+        let verbs: Vec<(Verb, u64)> = VERBS
+            .iter()
+            .map(|(verb, weight, feature)| {
+                let factor = *prng.pick(&[0, 1, 1, 1, 4]);
+                (*verb, if feature.is_none_or(has) { weight * factor } else { 0 })
+            })
+            .collect();
+        let manager_pause = Duration::from_micros(*prng.pick(&[100, 1000, 1000, 5000]));
+        let small = prng.chance(1, 3);
+        let limits = Limits { cache_bytes: prng.range(0..64) * 4096, dirty_nodes_max: prng.range(4..64) };
+        let large_sectors = prng.chance(1, 8) && has(Feature::LargeSectors);
+        let sharing = prng.chance(2, 3) && has(Feature::Sharing);
+        let stuck_per_mille = *prng.pick(&[0, 0, 0, 2]);
+        let faulty_percent = *prng.pick(&[0, 0, 25, 60]);
+        let probe_percent = *prng.pick(&[0, 0, 20, 50]);
+        let lanes = plan.lanes.map_or(lanes, |bound| lanes.min(bound.max(1)));
+        let lives = plan.lives.map_or(lives, |bound| lives.min(bound.max(1)));
         Self {
-            seed,
-            capacity: extent_bytes * if tight { prng.range(20..48) } else { prng.range(256..1024) },
+            plan: plan.clone(),
+            capacity: extent_bytes * extents,
             extent_bytes,
+            sector_bytes: if large_sectors { 4096 } else { 512 },
             tight,
-            volume_sectors: if tight { 4096..12288 } else { prng.pick(&sizes).clone() },
-            volumes_max: prng.range(1..6) as usize,
-            snapshots_max: prng.range(1..8) as usize,
+            limits: if small && has(Feature::SmallLimits) { limits } else { Limits::default() },
+            volume_sectors: if tight { 4096..12288 } else { size },
+            volumes_max,
+            snapshots_max,
             lanes,
-            managers: prng.range(1..3) as usize,
-            ops: ops / lives as u64 / lanes as u64 + 1,
+            managers: plan.managers.map_or(managers, |bound| managers.min(bound.max(1))),
+            sharing,
+            ops: plan.ops / lives as u64 / lanes as u64 + 1,
             lives,
-            request_sectors_max: if tight { 512 } else { *prng.pick(&[1, 8, 17, 64, 256]) },
-            hot_percent: *prng.pick(&[0, 30, 80]),
+            request_sectors_max: if tight { 512 } else { longest },
+            hot_percent,
             weights: Weights {
-                read: prng.range(5..40),
-                write: prng.range(if tight { 50..80 } else { 10..60 }),
-                flush: prng.range(0..15),
-                discard: prng.range(0..12),
-                zero: prng.range(0..12),
+                flush: if has(Feature::Flushes) { weights.flush } else { 0 },
+                discard: if has(Feature::Discards) { weights.discard } else { 0 },
+                zero: if has(Feature::Zeroing) { weights.zero } else { 0 },
+                ..weights
             },
-            latency_max: Duration::from_micros(*prng.pick(&[20, 200, 5000])),
+            fua_percent: if has(Feature::Fua) { fua_percent } else { 0 },
+            verbs,
+            manager_pause,
+            latency_max,
+            stuck_per_mille: if has(Feature::Faults) { stuck_per_mille } else { 0 },
+            faulty_percent: if has(Feature::Faults) { faulty_percent } else { 0 },
+            probe_percent: if has(Feature::Probes) { probe_percent } else { 0 },
+            deaths_while_opening: has(Feature::DeathsWhileOpening),
         }
     }
 
@@ -117,26 +328,51 @@ impl Options {
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Weights { read, write, flush, discard, zero } = self.weights;
-        write!(
+        writeln!(
             f,
-            "seed {}: disk {} MiB in {} KiB extents{}, up to {} volumes of {}..{} sectors with {} snapshots, \
-             {} lanes and {} managers, {} lives of {} operations a lane, requests up to {} sectors ({} % hot), \
-             read {read} write {write} flush {flush} discard {discard} zero {zero}, latency up to {:?}",
-            self.seed,
+            "seed {}: disk {} MiB in {} KiB extents and {}-byte sectors{}, latency up to {:?}, {} of 1000 stuck",
+            self.plan.seed,
             self.capacity >> 20,
             self.extent_bytes >> 10,
+            self.sector_bytes,
             if self.tight { ", tight" } else { "" },
+            self.latency_max,
+            self.stuck_per_mille,
+        )?;
+        writeln!(
+            f,
+            "  cache {} KiB, {} dirty nodes; up to {} volumes of {}..{} sectors with {} snapshots",
+            self.limits.cache_bytes >> 10,
+            self.limits.dirty_nodes_max,
             self.volumes_max,
             self.volume_sectors.start,
             self.volume_sectors.end,
             self.snapshots_max,
+        )?;
+        writeln!(
+            f,
+            "  {} lanes and {} managers{}, {} lives of {} operations a lane, faults in {} % of lives, probes after {} %",
             self.lanes,
             self.managers,
+            if self.sharing { " that share volumes" } else { "" },
             self.lives,
             self.ops,
-            self.request_sectors_max,
-            self.hot_percent,
-            self.latency_max,
-        )
+            self.faulty_percent,
+            self.probe_percent,
+        )?;
+        writeln!(
+            f,
+            "  requests up to {} sectors ({} % hot, {} % FUA), read {read} write {write} flush {flush} \
+             discard {discard} zero {zero}",
+            self.request_sectors_max, self.hot_percent, self.fua_percent,
+        )?;
+        let verbs: Vec<String> = self
+            .verbs
+            .iter()
+            .filter(|(_, weight)| *weight > 0)
+            .map(|(verb, weight)| format!("{verb:?} {weight}"))
+            .collect();
+        write!(f, "  managers: {}, pausing up to {:?}", verbs.join(", "), self.manager_pause)?;
+        if self.deaths_while_opening { f.write_str("; deaths while opening") } else { Ok(()) }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     life::{Done, Life},
     model::Forest,
-    options::{Ending, Options},
+    options::{Ending, Options, Plan},
     subject::{Death, Subject, System},
 };
 use parallax_block::Runtime;
@@ -94,8 +94,6 @@ impl fmt::Display for Summary {
 pub struct Report {
     /// What the seed decided.
     pub options: Options,
-    /// Operations that were asked for, to run it again.
-    pub ops: u64,
     /// What was done.
     pub summary: Summary,
     /// Hash of the whole history.
@@ -116,11 +114,7 @@ impl fmt::Display for Report {
             for line in &failure.story {
                 writeln!(f, "    {line}")?;
             }
-            writeln!(
-                f,
-                "  again: cargo run -p parallax-drill -- --seed {} --ops {}",
-                self.options.seed, self.ops
-            )?;
+            writeln!(f, "  again: cargo run -p parallax-drill -- {}", self.options.plan.arguments())?;
         }
         Ok(())
     }
@@ -137,10 +131,15 @@ pub(crate) struct Drill {
     entropy: Arc<dyn Fn() -> u128 + Send + Sync>,
 }
 
-/// Runs one seed.
+/// Runs one seed, with everything that it decides.
 pub fn run(seed: u64, ops: u64, system: Arc<dyn System>) -> Report {
-    let world = World::new(seed);
-    let options = Options::derive(seed, ops);
+    run_plan(&Plan::new(seed, ops), system)
+}
+
+/// Runs one seed, as far as the plan wants.
+pub fn run_plan(plan: &Plan, system: Arc<dyn System>) -> Report {
+    let world = World::new(plan.seed ^ plan.course << 48);
+    let options = Options::derive(plan);
     let drill = Arc::new(Drill {
         tails: SimTails::new(&world),
         entropy: world.entropy(),
@@ -164,7 +163,7 @@ pub fn run(seed: u64, ops: u64, system: Arc<dyn System>) -> Report {
         }
     };
     let summary = *drill.summary.lock();
-    Report { options, ops, summary, history: world.history(), elapsed: world.now(), failure }
+    Report { options, summary, history: world.history(), elapsed: world.now(), failure }
 }
 
 impl Drill {
@@ -184,7 +183,8 @@ impl Drill {
     async fn lives(self: &Arc<Self>) -> Result<(), Failure> {
         let mut prng = self.world.prng();
         let latency = Duration::from_micros(5)..self.options.latency_max;
-        let disk_options = DiskOptions { latency, ..DiskOptions::new(self.options.capacity) };
+        let logical_block = self.options.sector_bytes;
+        let disk_options = DiskOptions { latency, logical_block, ..DiskOptions::new(self.options.capacity) };
         // A disk that was used before: what is exposed without having been written is not zeroes.
         let mut disk = SimDisk::with_image(&self.world, disk_options, Image::filled(0xee));
         let process = self.world.process("format");
@@ -317,6 +317,7 @@ impl Drill {
         prng: &mut Prng,
     ) -> Result<(SimDisk, (Process, Arc<dyn Subject>)), Failure> {
         let deaths = if number > 0 && prng.chance(1, 3) { prng.range(1..4) } else { 0 };
+        let deaths = if self.options.deaths_while_opening { deaths } else { 0 };
         for attempt in 0..=deaths {
             let process = self.world.process(&format!("life {number}.{attempt}"));
             if attempt < deaths {
@@ -324,7 +325,11 @@ impl Drill {
             }
             let environment = self.environment(&process);
             let limit = self.world.sleep(Duration::from_secs(600));
-            let opened = either(self.system.open(&disk, environment), either(disk.power_lost(), limit)).await;
+            let opened = either(
+                self.system.open(&disk, environment, self.options.limits),
+                either(disk.power_lost(), limit),
+            )
+            .await;
             let pool = match opened {
                 Either::Left(Ok(pool)) => pool,
                 Either::Left(Err(error)) => return Err(Failure::new(format!("opening the pool: {error:?}"))),
@@ -356,7 +361,10 @@ impl Drill {
     async fn check(&self, disk: &SimDisk, clean: bool) -> Result<(), Failure> {
         let copy = SimDisk::with_image(
             &self.world,
-            DiskOptions::new(self.options.capacity),
+            DiskOptions {
+                logical_block: self.options.sector_bytes,
+                ..DiskOptions::new(self.options.capacity)
+            },
             disk.crash_image(Unflushed::Kept),
         );
         let found = self.system.check(&copy).await;

@@ -4,8 +4,8 @@ use crate::subject::{Subject, System, View, Volume};
 use parallax_block::{BlockDevice, BoxFuture, Result};
 use parallax_sim::SimDisk;
 use parallax_store::{
-    CreatePool, CreateVdi, DiffExtent, Environment, Finding, GcProgress, Name, Pool, PoolInfo, SnapshotId,
-    SnapshotInfo, SnapshotView, TakeSnapshot, Usage, Vdi, VdiId, VdiInfo,
+    CreatePool, CreateVdi, DiffExtent, Environment, Evidence, Finding, GcProgress, Limits, Name, Pool,
+    PoolInfo, SnapshotId, SnapshotInfo, SnapshotView, TakeSnapshot, Usage, Vdi, VdiId, VdiInfo,
 };
 use std::sync::Arc;
 
@@ -22,11 +22,17 @@ impl System for Store {
         Box::pin(Pool::create(Arc::new(disk.clone()), options, environment))
     }
 
-    fn open(&self, disk: &SimDisk, environment: Environment) -> BoxFuture<'_, Result<Arc<dyn Subject>>> {
+    fn open(
+        &self,
+        disk: &SimDisk,
+        environment: Environment,
+        limits: Limits,
+    ) -> BoxFuture<'_, Result<Arc<dyn Subject>>> {
         let device: Arc<dyn BlockDevice> = Arc::new(disk.clone());
-        Box::pin(
-            async move { Ok(Arc::new(Open(Pool::open(device, environment).await?)) as Arc<dyn Subject>) },
-        )
+        Box::pin(async move {
+            let pool = Pool::open_with(device, environment, limits, Evidence::ExclusiveDevice).await?;
+            Ok(Arc::new(Open(pool)) as Arc<dyn Subject>)
+        })
     }
 
     fn check(&self, disk: &SimDisk) -> BoxFuture<'_, Result<Vec<Finding>>> {

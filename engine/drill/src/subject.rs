@@ -3,7 +3,7 @@
 use parallax_block::{BlockDevice, BoxFuture, Result};
 use parallax_sim::{SimDisk, Unflushed};
 use parallax_store::{
-    CreatePool, CreateVdi, DiffExtent, Environment, Finding, GcProgress, Name, PoolInfo, SnapshotId,
+    CreatePool, CreateVdi, DiffExtent, Environment, Finding, GcProgress, Limits, Name, PoolInfo, SnapshotId,
     SnapshotInfo, TakeSnapshot, Usage, VdiId, VdiInfo,
 };
 use std::sync::Arc;
@@ -69,7 +69,12 @@ pub trait System: Send + Sync {
         environment: &'a Environment,
     ) -> BoxFuture<'a, Result<()>>;
     /// Opens a formatted disk.
-    fn open(&self, disk: &SimDisk, environment: Environment) -> BoxFuture<'_, Result<Arc<dyn Subject>>>;
+    fn open(
+        &self,
+        disk: &SimDisk,
+        environment: Environment,
+        limits: Limits,
+    ) -> BoxFuture<'_, Result<Arc<dyn Subject>>>;
     /// Verifies a pool that nobody has open.
     fn check(&self, disk: &SimDisk) -> BoxFuture<'_, Result<Vec<Finding>>>;
     /// The process that had the pool open is gone, in this way.

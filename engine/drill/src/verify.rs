@@ -3,7 +3,7 @@
 use crate::{
     Failure,
     life::Life,
-    model::{Cut, Doubt, Forest, Held, Origin, Registers, Snapshot, Stamp},
+    model::{Cut, Doubt, Forest, Held, Origin, Registers, Snapshot, Stamp, Use},
 };
 use parallax_block::{BlockDevice, Buffer, SECTOR_SIZE};
 use parallax_store::{SnapshotId, SnapshotInfo, VdiId, VdiInfo};
@@ -281,8 +281,8 @@ fn settle_snapshot(
 ) -> Checked {
     let mut made: Vec<SnapshotInfo> = Vec::new();
     for id in vdis {
-        let known = &forest.volume(*id).snapshots;
-        let new = |snapshot: &&SnapshotInfo| !known.contains_key(&snapshot.id.number);
+        let known = &forest.volume(*id).numbers;
+        let new = |snapshot: &&SnapshotInfo| !known.contains(&snapshot.id.number) && snapshot.label == label;
         made.extend(snapshots.get(id).into_iter().flatten().filter(new).cloned());
     }
     if made.is_empty() {
@@ -294,7 +294,7 @@ fn settle_snapshot(
         return Err(Failure::new(message));
     }
     for (info, (size, cut)) in made.iter().zip(cuts) {
-        let snapshot = Snapshot { size, label: label.to_owned(), held: Held::Cut(cut), busy: false };
+        let snapshot = Snapshot { size, label: label.to_owned(), held: Held::Cut(cut), used: Use::Free };
         forest.add_snapshot(info.id, snapshot)?;
     }
     Ok(())

@@ -50,6 +50,6 @@ fn a_report_says_how_to_run_it_again() {
         .find(|report| report.failure.is_some())
         .expect("found by some seed");
     let text = report.to_string();
-    assert!(text.contains(&format!("--seed {} --ops {OPS}", report.options.seed)), "{text}");
+    assert!(text.contains(&format!("--seed {} --ops {OPS}", report.options.plan.seed)), "{text}");
     assert!(text.contains("may hold"), "{text}");
 }

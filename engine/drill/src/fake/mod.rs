@@ -10,7 +10,7 @@ mod state;
 use crate::subject::{Death, Subject, System};
 use parallax_block::{BoxFuture, Result};
 use parallax_sim::{Prng, SimDisk};
-use parallax_store::{CreatePool, Environment, Finding};
+use parallax_store::{CreatePool, Environment, Finding, Limits};
 use parking_lot::Mutex;
 use state::State;
 use std::sync::Arc;
@@ -106,7 +106,12 @@ impl System for Fake {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn open(&self, disk: &SimDisk, environment: Environment) -> BoxFuture<'_, Result<Arc<dyn Subject>>> {
+    fn open(
+        &self,
+        disk: &SimDisk,
+        environment: Environment,
+        _limits: Limits,
+    ) -> BoxFuture<'_, Result<Arc<dyn Subject>>> {
         let pool = pool::Pool::new(self.shared.clone(), disk.clone(), environment);
         Box::pin(async move {
             pool.touch().await;

@@ -1,61 +1,21 @@
 //! Operations on volumes and snapshots, chosen by what the model has, judged by what it expects.
 //!
-//! A manager marks what it works with as busy, so that two never contradict each other; lanes go on with their
+//! A manager holds what it works with, alone or shared, so that two never contradict each other; lanes go on with their
 //! requests all the while. Each operation that changes something durable is a doubt until it is answered.
 
 mod snapshots;
 mod volumes;
 
-use crate::{Failure, life::Life, model::Doubt};
+use crate::{
+    Failure,
+    life::Life,
+    model::{Doubt, Use},
+    options::Verb,
+};
 use parallax_block::{ErrorKind, Result as Answer, Runtime};
 use parallax_store::{SnapshotId, Timestamp, VdiId};
 
 pub(crate) type Checked<T = ()> = Result<T, Failure>;
-
-/// What managers do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    CreateEmpty,
-    CloneSnapshot,
-    CloneVolume,
-    DeleteVolume,
-    Rename,
-    Resize,
-    Revert,
-    Attach,
-    Detach,
-    Snapshot,
-    SnapshotSet,
-    Inspect,
-    Label,
-    DeleteSnapshot,
-    Diff,
-    Space,
-    Collect,
-    Refused,
-}
-
-/// How often each is tried.
-const WEIGHTS: [(Verb, u64); 18] = [
-    (Verb::CreateEmpty, 4),
-    (Verb::CloneSnapshot, 5),
-    (Verb::CloneVolume, 3),
-    (Verb::DeleteVolume, 3),
-    (Verb::Rename, 1),
-    (Verb::Resize, 3),
-    (Verb::Revert, 3),
-    (Verb::Attach, 12),
-    (Verb::Detach, 4),
-    (Verb::Snapshot, 14),
-    (Verb::SnapshotSet, 5),
-    (Verb::Inspect, 8),
-    (Verb::Label, 2),
-    (Verb::DeleteSnapshot, 8),
-    (Verb::Diff, 4),
-    (Verb::Space, 3),
-    (Verb::Collect, 3),
-    (Verb::Refused, 2),
-];
 
 impl Life {
     /// Does one operation.
@@ -93,23 +53,33 @@ impl Life {
     }
 
     fn verb(&self) -> Verb {
-        let mut at = self.prng.lock().range(0..WEIGHTS.iter().map(|(_, weight)| weight).sum());
-        for (verb, weight) in WEIGHTS {
-            if at < weight {
-                return verb;
+        let verbs = &self.drill.options.verbs;
+        let mut at = self.prng.lock().range(0..verbs.iter().map(|(_, weight)| weight).sum::<u64>().max(1));
+        for (verb, weight) in verbs {
+            if at < *weight {
+                return *verb;
             }
             at -= weight;
         }
         Verb::Attach
     }
 
-    /// Some volume that is not headless and that no manager works with, marked as busy.
+    /// Some volume that is not headless and that no manager works with, held alone.
     fn claim_volume(&self, attached: Option<bool>) -> Option<VdiId> {
+        self.claim(attached, Use::alone)
+    }
+
+    /// Some volume that is not headless, held together with others that share it.
+    fn share_volume(&self) -> Option<VdiId> {
+        if self.drill.options.sharing { self.claim(None, Use::share) } else { self.claim_volume(None) }
+    }
+
+    fn claim(&self, attached: Option<bool>, how: fn(&mut Use) -> bool) -> Option<VdiId> {
         let mut forest = self.drill.forest.lock();
         let free: Vec<VdiId> = forest
             .volumes
             .iter()
-            .filter(|(_, volume)| !volume.headless && !volume.busy)
+            .filter(|(_, volume)| !volume.headless && how(&mut volume.held.clone()))
             .filter(|(_, volume)| attached.is_none_or(|wanted| wanted == volume.handle.is_some()))
             .map(|(id, _)| *id)
             .collect();
@@ -117,18 +87,26 @@ impl Life {
             return None;
         }
         let id = *self.prng.lock().pick(&free);
-        forest.volume(id).busy = true;
-        Some(id)
+        how(&mut forest.volume(id).held).then_some(id)
     }
 
     fn release_volume(&self, id: VdiId) {
         if let Some(volume) = self.drill.forest.lock().volumes.get_mut(&id) {
-            volume.busy = false;
+            volume.held.release();
         }
     }
 
-    /// Some snapshot that no manager works with, marked as busy.
+    /// Some snapshot that no manager works with, held alone.
     fn claim_snapshot(&self, of: Option<VdiId>) -> Option<SnapshotId> {
+        self.pick_snapshot(of, Use::alone)
+    }
+
+    /// Some snapshot, held together with others that read it.
+    fn share_snapshot(&self, of: Option<VdiId>) -> Option<SnapshotId> {
+        if self.drill.options.sharing { self.pick_snapshot(of, Use::share) } else { self.claim_snapshot(of) }
+    }
+
+    fn pick_snapshot(&self, of: Option<VdiId>, how: fn(&mut Use) -> bool) -> Option<SnapshotId> {
         let mut forest = self.drill.forest.lock();
         let free: Vec<SnapshotId> = forest
             .volumes
@@ -137,24 +115,21 @@ impl Life {
             .flat_map(|(id, volume)| {
                 volume.snapshots.iter().map(move |(number, snapshot)| (*id, *number, snapshot))
             })
-            .filter(|(_, _, snapshot)| !snapshot.busy)
+            .filter(|(_, _, snapshot)| how(&mut snapshot.used.clone()))
             .map(|(vdi, number, _)| SnapshotId { vdi, number })
             .collect();
         if free.is_empty() {
             return None;
         }
         let id = *self.prng.lock().pick(&free);
-        if let Some(snapshot) = forest.volume(id.vdi).snapshots.get_mut(&id.number) {
-            snapshot.busy = true;
-        }
-        Some(id)
+        forest.volume(id.vdi).snapshots.get_mut(&id.number).is_some_and(|s| how(&mut s.used)).then_some(id)
     }
 
     fn release_snapshot(&self, id: SnapshotId) {
         let mut forest = self.drill.forest.lock();
         if let Some(snapshot) = forest.volumes.get_mut(&id.vdi).and_then(|v| v.snapshots.get_mut(&id.number))
         {
-            snapshot.busy = false;
+            snapshot.used.release();
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Checked, Life};
 use crate::{
     Failure,
-    model::{Cut, Doubt, Held, Snapshot, Stamp},
+    model::{Cut, Doubt, Held, Snapshot, Stamp, Use},
 };
 use parallax_block::SECTOR_SIZE;
 use parallax_store::{DiffExtent, SnapshotId, TakeSnapshot, VdiId};
@@ -16,7 +16,13 @@ impl Life {
     pub(super) async fn snapshot(&self, count: usize) -> Checked {
         let mut vdis: Vec<VdiId> = Vec::new();
         for _ in 0..count {
-            vdis.extend(self.claim_volume(None));
+            vdis.extend(self.share_volume().filter(|id| {
+                let twice = vdis.contains(id);
+                if twice {
+                    self.release_volume(*id);
+                }
+                !twice
+            }));
         }
         let crowded = {
             let forest = self.drill.forest.lock();
@@ -28,7 +34,7 @@ impl Life {
             vdis.iter().for_each(|id| self.release_volume(*id));
             return Ok(());
         }
-        let label = format!("label {}", self.prng.lock().range(0..1000));
+        let label = self.drill.forest.lock().next_label();
         let begin = self.drill.forest.lock().writes.tick();
         let key =
             self.begin(Doubt::Snapshot { vdis: vdis.clone(), label: label.clone(), begin, cuts: Vec::new() });
@@ -56,7 +62,8 @@ impl Life {
                     0..0,
                     format!("snapshot {} taken since {begin}", info.id.number),
                 );
-                let snapshot = Snapshot { size, label: label.clone(), held: Held::Cut(cut), busy: true };
+                let snapshot =
+                    Snapshot { size, label: label.clone(), held: Held::Cut(cut), used: Use::Shared(1) };
                 forest.add_snapshot(info.id, snapshot)?;
                 made.push(info.id);
             }
@@ -74,7 +81,7 @@ impl Life {
     }
 
     pub(super) async fn inspect(&self) -> Checked {
-        let Some(id) = self.claim_snapshot(None) else { return Ok(()) };
+        let Some(id) = self.share_snapshot(None) else { return Ok(()) };
         self.inspect_snapshots(&[id]).await?;
         self.release_snapshot(id);
         Ok(())
@@ -82,7 +89,7 @@ impl Life {
 
     pub(super) async fn label(&self) -> Checked {
         let Some(id) = self.claim_snapshot(None) else { return Ok(()) };
-        let label = format!("new label {}", self.prng.lock().range(0..1000));
+        let label = self.drill.forest.lock().next_label();
         let key = self.begin(Doubt::Label(id, label.clone()));
         let answer = self.pool.label_snapshot(id, label.clone()).await;
         if let Some(info) = self.end(key, &format!("label of {id}"), answer)? {
@@ -112,8 +119,8 @@ impl Life {
 
     /// Compares two snapshots of one volume and sees that every difference is in the answer.
     pub(super) async fn diff(&self) -> Checked {
-        let Some(target) = self.claim_snapshot(None) else { return Ok(()) };
-        let base = if self.prng.lock().chance(3, 4) { self.claim_snapshot(Some(target.vdi)) } else { None };
+        let Some(target) = self.share_snapshot(None) else { return Ok(()) };
+        let base = if self.prng.lock().chance(3, 4) { self.share_snapshot(Some(target.vdi)) } else { None };
         let (size, new) = self.content_of(target).await?;
         let old = match base {
             Some(base) => self.content_of(base).await?.1,
@@ -168,7 +175,7 @@ impl Life {
         if used > info.capacity || info.free > info.capacity || info.extents_free > info.extents {
             return Err(Failure::new(format!("impossible figures: {info:?}")));
         }
-        if let Some(id) = self.claim_volume(None) {
+        if let Some(id) = self.share_volume() {
             let answer = self.pool.usage(id).await;
             let usage = self.must(&format!("usage of {id}"), answer)?;
             let size = self.drill.forest.lock().volume(id).size;
@@ -177,7 +184,7 @@ impl Life {
                 return Err(Failure::new(format!("{id} of {size} bytes has {usage:?}")));
             }
         }
-        if let Some(id) = self.claim_snapshot(None) {
+        if let Some(id) = self.share_snapshot(None) {
             let materialised = self.pool.materialise(id).await;
             let size = self.must(&format!("materialise {id}"), materialised)?.size;
             let answer = self.pool.exclusive(id).await;

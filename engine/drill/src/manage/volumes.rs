@@ -3,7 +3,7 @@
 use super::{Checked, Life};
 use crate::{
     Failure,
-    model::{Cut, Doubt, Held, Origin, Registers},
+    model::{Cut, Doubt, Held, Origin, Registers, Use},
     verify::{Content, read_all},
 };
 use parallax_block::{ErrorKind, SECTOR_SIZE};
@@ -45,7 +45,8 @@ impl Life {
         let (sectors, logical_block) = {
             let mut prng = self.prng.lock();
             let sectors = prng.range(self.drill.options.volume_sectors.clone());
-            (sectors, if prng.chance(1, 6) { 4096 } else { 512 })
+            let large = prng.chance(1, 6) || self.drill.options.sector_bytes == 4096;
+            (sectors, if large { 4096 } else { 512 })
         };
         let size = (sectors * SECTOR_SIZE as u64).next_multiple_of(4096);
         let text = self.drill.forest.lock().next_name();
@@ -85,7 +86,7 @@ impl Life {
     }
 
     pub(super) async fn clone_snapshot(&self) -> Checked {
-        let Some(id) = self.has_room().then(|| self.claim_snapshot(None)).flatten() else { return Ok(()) };
+        let Some(id) = self.has_room().then(|| self.share_snapshot(None)).flatten() else { return Ok(()) };
         let (size, content) = self.content_of(id).await?;
         let asked = self.clone_size(size);
         let (text, logical_block) = {
@@ -112,7 +113,7 @@ impl Life {
     }
 
     pub(super) async fn clone_volume(&self) -> Checked {
-        let Some(of) = self.has_room().then(|| self.claim_volume(None)).flatten() else { return Ok(()) };
+        let Some(of) = self.has_room().then(|| self.share_volume()).flatten() else { return Ok(()) };
         if self.drill.forest.lock().volume(of).unread.is_some() {
             self.release_volume(of);
             return Ok(());
@@ -140,7 +141,7 @@ impl Life {
             let mut forest = self.drill.forest.lock();
             forest.add(info.id, text, size, logical_block, Registers::default());
             let volume = forest.volume(info.id);
-            (volume.source, volume.busy, volume.unread) = (source, true, Some(cut.clone()));
+            (volume.source, volume.held, volume.unread) = (source, Use::Alone, Some(cut.clone()));
             self.drill.count(|summary| summary.clones += 1);
         }
         self.read_clone(info.id, &cut).await
@@ -158,7 +159,8 @@ impl Life {
         Cut::judge(&[(cut, &found)], &forest.writes).map_err(|(_, wrong)| forest.wrong(id, &what, &wrong))?;
         let registers = Registers::adopted(&found, &mut forest.writes);
         let model = forest.volume(id);
-        (model.registers, model.handle, model.busy, model.unread) = (registers, Some(volume), false, None);
+        (model.registers, model.handle, model.unread) = (registers, Some(volume), None);
+        model.held.release();
         Ok(())
     }
 

@@ -31,8 +31,48 @@ pub struct Snapshot {
     pub label: String,
     /// Content.
     pub held: Held,
-    /// Whether a manager works with it.
-    pub busy: bool,
+    /// Managers that work with it.
+    pub used: Use,
+}
+
+/// Who works with something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Use {
+    /// Nobody.
+    #[default]
+    Free,
+    /// This many, who do not disturb each other.
+    Shared(usize),
+    /// One that wants it alone.
+    Alone,
+}
+
+impl Use {
+    /// Takes it alone. Whether it was free.
+    pub fn alone(&mut self) -> bool {
+        *self == Self::Free && {
+            *self = Self::Alone;
+            true
+        }
+    }
+
+    /// Takes a share. Whether nobody had it alone.
+    pub fn share(&mut self) -> bool {
+        *self = match *self {
+            Self::Free => Self::Shared(1),
+            Self::Shared(count) => Self::Shared(count + 1),
+            Self::Alone => return false,
+        };
+        true
+    }
+
+    /// Gives it back.
+    pub fn release(&mut self) {
+        *self = match *self {
+            Self::Shared(count) if count > 1 => Self::Shared(count - 1),
+            _ => Self::Free,
+        };
+    }
 }
 
 /// A volume.
@@ -47,16 +87,16 @@ pub struct Volume {
     pub registers: Registers,
     /// Live snapshots by number.
     pub snapshots: BTreeMap<u64, Snapshot>,
-    /// Highest number ever seen.
-    pub last_number: u64,
+    /// Every number ever seen.
+    pub numbers: BTreeSet<u64>,
     /// Deleted, kept for its snapshots.
     pub headless: bool,
     /// What it was cloned from.
     pub source: Option<VdiId>,
     /// For requests, while it is attached.
     pub handle: Option<Arc<dyn subject::Volume>>,
-    /// Whether a manager works with it.
-    pub busy: bool,
+    /// Managers that work with it.
+    pub held: Use,
     /// A clone that nobody has read yet: its content is open, and its registers mean nothing.
     pub unread: Option<Cut>,
     /// Acknowledged and not covered by a flush.
@@ -151,6 +191,7 @@ pub struct Forest {
     pub growing: BTreeMap<VdiId, u64>,
     last_stamp: u64,
     last_name: u64,
+    last_label: u64,
 }
 
 impl Forest {
@@ -165,6 +206,7 @@ impl Forest {
             growing: BTreeMap::new(),
             last_stamp: 0,
             last_name: 0,
+            last_label: 0,
         }
     }
 
@@ -178,6 +220,12 @@ impl Forest {
     pub fn next_name(&mut self) -> String {
         self.last_name += 1;
         format!("volume-{}", self.last_name)
+    }
+
+    /// A label that nothing has.
+    pub fn next_label(&mut self) -> String {
+        self.last_label += 1;
+        format!("label {}", self.last_label)
     }
 
     /// Writes a line of the log and answers with its moment.
@@ -218,11 +266,11 @@ impl Forest {
             logical_block,
             registers,
             snapshots: BTreeMap::new(),
-            last_number: 0,
+            numbers: BTreeSet::new(),
             headless: false,
             source: None,
             handle: None,
-            busy: false,
+            held: Use::Free,
             unread: None,
             unflushed: BTreeSet::new(),
         };
@@ -235,7 +283,7 @@ impl Forest {
         volume.headless = true;
         volume.registers = Registers::default();
         volume.unflushed.clear();
-        volume.busy = false;
+        volume.held = Use::Free;
         if volume.snapshots.is_empty() {
             self.volumes.remove(&id);
         }
@@ -254,9 +302,9 @@ impl Forest {
     pub fn release_all(&mut self) {
         for volume in self.volumes.values_mut() {
             volume.handle = None;
-            volume.busy = false;
+            volume.held = Use::Free;
             for snapshot in volume.snapshots.values_mut() {
-                snapshot.busy = false;
+                snapshot.used = Use::Free;
             }
         }
     }
@@ -293,10 +341,9 @@ impl Forest {
     /// A new snapshot. Fails if its number was used before.
     pub fn add_snapshot(&mut self, id: SnapshotId, snapshot: Snapshot) -> Result<(), crate::Failure> {
         let volume = self.volume(id.vdi);
-        if id.number <= volume.last_number {
+        if !volume.numbers.insert(id.number) {
             return Err(crate::Failure::new(format!("snapshot {id} has a number that was used before")));
         }
-        volume.last_number = id.number;
         volume.snapshots.insert(id.number, snapshot);
         Ok(())
     }

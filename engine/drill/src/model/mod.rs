@@ -6,6 +6,6 @@ pub mod register;
 pub mod writes;
 
 pub use content::Stamp;
-pub use forest::{Doubt, Forest, Held, Origin, Snapshot};
+pub use forest::{Doubt, Forest, Held, Origin, Snapshot, Use};
 pub use register::{Cut, Piece, Registers};
 pub use writes::{Outcome, Tick, WriteId};

@@ -1,0 +1,4 @@
+//! What the program can be asked to do.
+
+pub(crate) mod mutants;
+pub(crate) mod seeds;
