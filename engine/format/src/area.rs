@@ -1,8 +1,9 @@
 //! The manager's area: catalogue and registry as a base and a log.
 //!
 //! An area belongs to one manager epoch and one generation of it. Its header lies in the manager's host group
-//! and lists where base and log are; it is written with FUA after a flush of the base. The valid header with
-//! the highest (epoch, generation) counts; the one before stays until then.
+//! and lists where base and log are; it is written with FUA after a flush of the base, first over one of the group's
+//! two copies, then over the other. The valid header with the highest (epoch, generation) counts; the one before
+//! stays until then.
 //!
 //! Base and log blocks carry the same payload: `epoch u64 | generation u64 | predecessor crc u32 | records`.
 //! A log block is written once. The log ends at the first block that does not continue the chain.
@@ -79,6 +80,9 @@ impl AreaHeader {
         let runs =
             (0..runs).map(|_| Ok(Run { start: r.u64()?, blocks: r.u32()? })).collect::<Result<Vec<_>>>()?;
         let total: u64 = runs.iter().map(|run| u64::from(run.blocks)).sum();
+        if u32::try_from(total).is_err() {
+            return Err(Error::corrupt("the area is larger than any can be"));
+        }
         if total < u64::from(base_blocks) {
             return Err(Error::corrupt("the area's base is larger than the area"));
         }

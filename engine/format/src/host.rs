@@ -3,8 +3,8 @@
 //! ```text
 //! block 0   slot: who the host is, its incarnation, its last renewal
 //! block 1   ballot: the highest manager epoch that it has stood for
-//! block 2   area header, written when the manager's generation is even
-//! block 3   area header, when it is odd
+//! block 2   area header, written first when the manager's generation is even
+//! block 3   area header, written first when it is odd
 //! block 4-7 claim log: what it was granted and has taken up, by number modulo 4
 //! ```
 

@@ -3,7 +3,7 @@
 //! Invariants:
 //! * A record counts once its log block is durable (FUA); only then is it applied to what is known.
 //! * An area is written by one manager epoch. When its log is full, everything known is compacted into a new
-//!   area beside it; the header that names the new one is written last, with FUA after a flush.
+//!   area beside it; the header that names the new one is written last, with FUA after a flush, in two copies.
 //! * Blocks of the area that the newest valid header names are never written by a compaction.
 
 use crate::disk::Disk;
@@ -183,8 +183,12 @@ impl Area {
             header.base_crc = crc;
         }
         disk.flush().await?;
-        let at = group + host::AREA_HEADER + id.generation % 2;
-        disk.write_physical(at, header.encode(at, disk.salt()), true).await?;
+        // One after the other, so that a crash tears one at the most; two, so that a header which is lost later does
+        // not bring the area before back to life.
+        for copy in [id.generation % 2, (id.generation + 1) % 2] {
+            let at = group + host::AREA_HEADER + copy;
+            disk.write_physical(at, header.encode(at, disk.salt()), true).await?;
+        }
         let (next, predecessor) = (header.base_blocks, header.base_crc);
         Ok(Self { header, next, predecessor, group })
     }

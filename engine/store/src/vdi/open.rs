@@ -80,16 +80,14 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
         ..
     } = adopted;
     let continuity = Continuity { epoch, previous: previous.map(|(epoch, _)| epoch), complete };
-    // Before the first slot: a crash between the two must not look like a tail that was lost.
     let tail_key = tail::key(pool.disk.superblock.uuid, record.id, epoch);
-    let writer = TailWriter::create(
-        &*pool.environment.tails,
-        pool.disk.superblock.uuid,
-        record.id,
-        epoch,
-        next_record,
-        pool.disk.salt(),
-    )?;
+    let new_tail = || {
+        let uuid = pool.disk.superblock.uuid;
+        TailWriter::create(&*pool.environment.tails, uuid, record.id, epoch, next_record, pool.disk.salt())
+    };
+    // Before the first slot: a crash between the two must not look like a tail that was lost. After the last one, if
+    // one was lost: that must not look as if none were.
+    let mut writer = if complete { Some(new_tail()?) } else { None };
     let core = Arc::new_cyclic(|me| VdiCore {
         me: me.clone(),
         pool: pool_ref,
@@ -125,7 +123,10 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
             return Err(error.context(format!("opening volume '{}'", record.name)));
         }
     }
-    core.mapping.write().tail = Some(writer);
+    if writer.is_none() {
+        writer = Some(new_tail()?);
+    }
+    core.mapping.write().tail = writer;
     if let Some(old) = old_tail {
         let key = tail::key(pool.disk.superblock.uuid, record.id, old);
         pool.environment.tails.remove(&key)?;

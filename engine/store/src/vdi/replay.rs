@@ -56,7 +56,8 @@ pub(crate) async fn state(disk: &Disk, record: &VdiRecord) -> Result<Option<Slot
             return Ok(Some(slots));
         }
     }
-    if record.grant.is_some() && record.previous.is_none() && record.grant.is_some_and(|g| g.number > 1) {
+    // The grant before is forgotten only when both slots of the latest are durable.
+    if record.grant.is_some() && record.previous.is_none() {
         return Err(Error::corrupt(format!(
             "no root slot of volume '{}' verifies; run `parallax check`",
             record.name
