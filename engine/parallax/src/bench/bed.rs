@@ -69,7 +69,7 @@ impl Bed {
         let under = open_device(&files.file("pool.img", bytes)?, home, OpenOptions::default())?;
         let environment = Environment {
             runtime: Arc::new(home.clone()),
-            tails: Arc::new(ShmTails::open(files.tails.path())?),
+            tails: Arc::new(ShmTails::open(&files.tails.path().join("tails"))?),
             host: host_name()?,
             entropy: entropy(),
         };

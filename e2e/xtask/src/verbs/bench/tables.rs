@@ -225,8 +225,11 @@ fn times(results: &Results) -> Option<String> {
         let [median, p99, longest] = times;
         line(&mut text, &[word(row, "operation"), thousands(number("count")), median, p99, longest]);
     }
-    text += "\n| figure | value |\n|---|---:|\n";
-    for row in results.store.iter().flat_map(|store| array(store, "figures")) {
+    let figures: Vec<_> = results.store.iter().flat_map(|store| array(store, "figures")).collect();
+    if !figures.is_empty() {
+        text += "\n| figure | value |\n|---|---:|\n";
+    }
+    for row in figures {
         let value = row.get("value").and_then(Value::as_f64).unwrap_or_default();
         let unit = word(row, "unit").replace("1/s", "");
         line(&mut text, &[word(row, "title"), format!("{} {unit}", thousands(value)).trim().to_owned()]);

@@ -42,7 +42,9 @@ impl Disk {
             "chroot \"$1\" systemctl --quiet enable mark.service",
             // Nothing that works in the background may write while a test compares disks.
             "chroot \"$1\" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
-             fstrim.timer e2scrub_all.timer getty@tty1.service",
+             fstrim.timer e2scrub_all.timer",
+            // Whoever offers a login takes the console from everybody else.
+            "chroot \"$1\" systemctl --quiet mask getty.target getty-static.service serial-getty@ttyS0.service",
             // Few modules: the guests are emulated, and unpacking is slow.
             "echo MODULES=list > \"$1/etc/initramfs-tools/conf.d/few\"",
             "printf 'virtio_pci\\nvirtio_blk\\next4\\n' >> \"$1/etc/initramfs-tools/modules\"",
