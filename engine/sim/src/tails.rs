@@ -35,6 +35,18 @@ impl SimTails {
         memory.tails.clear();
     }
 
+    /// The same memory as it is now, in another world: the same boot, other objects.
+    pub fn copy(&self, world: &World) -> Self {
+        let memory = self.memory.lock();
+        let tails = memory
+            .tails
+            .iter()
+            .map(|(key, bytes)| (key.clone(), Arc::new(Mutex::new(bytes.lock().clone()))))
+            .collect();
+        let memory = Memory { boot_id: memory.boot_id, tails, limit_bytes: memory.limit_bytes };
+        Self { world: world.clone(), memory: Arc::new(Mutex::new(memory)) }
+    }
+
     /// Names of all tails.
     pub fn keys(&self) -> Vec<String> {
         self.memory.lock().tails.keys().cloned().collect()

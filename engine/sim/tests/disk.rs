@@ -262,7 +262,7 @@ fn planned_faults_happen_and_no_others() {
         disk.set_faults(FaultPlan::default());
         put(&disk, 0, 512, 1).await;
     });
-    assert_eq!(disk.stats().faults, 3);
+    assert_eq!(disk.stats().faults.failed, 3);
 }
 
 #[test]

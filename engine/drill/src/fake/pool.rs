@@ -220,7 +220,7 @@ impl Subject for Pool {
             if std::mem::replace(&mut volume.info.attached, true) {
                 return refuse(ErrorKind::Busy);
             }
-            Ok(Arc::new(Attached { pool: self.clone(), id }) as Arc<dyn subject::Volume>)
+            Ok(Arc::new(Attached { pool: self.clone(), id, requests: Arc::default() }) as Arc<dyn subject::Volume>)
         })
     }
 
@@ -332,6 +332,8 @@ impl Subject for Pool {
 struct Attached {
     pool: Pool,
     id: VdiId,
+    /// Held by every request until it is answered: a detach waits for them.
+    requests: Arc<()>,
 }
 
 impl Attached {
@@ -341,6 +343,7 @@ impl Attached {
         bytes: Option<Buffer>,
         fua: bool,
     ) -> (Option<Buffer>, Result<()>) {
+        let _request = self.requests.clone();
         self.pool.touch().await;
         let shared = &self.pool.shared;
         let shift = u64::from(bytes.is_some() && self.pool.in_one_in(50, Bug::WriteIsMisdirected));
@@ -395,6 +398,7 @@ impl BlockDevice for Attached {
 
     fn read(&self, offset: u64, mut buffer: Buffer) -> BoxFuture<'_, Completion> {
         Box::pin(async move {
+            let _request = self.requests.clone();
             self.pool.pause().await;
             match self.pool.shared.state.lock().volume(self.id) {
                 Ok(volume) => copy(&volume.live, offset, &mut buffer),
@@ -452,6 +456,9 @@ impl subject::Volume for Attached {
     fn detach(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             self.pool.touch().await;
+            while Arc::strong_count(&self.requests) > 1 {
+                self.pool.pause().await;
+            }
             let mut state = self.pool.shared.state.lock();
             let volume = state.volume(self.id)?;
             let covered = volume.acknowledged();

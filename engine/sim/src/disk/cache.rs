@@ -129,7 +129,8 @@ pub(crate) fn intersection(a: ByteRange, b: ByteRange) -> Option<ByteRange> {
     (from < to).then(|| range(from, to))
 }
 
-fn subtract(pieces: &mut Vec<ByteRange>, hole: ByteRange) {
+/// Takes `hole` out of some ranges.
+pub(crate) fn subtract(pieces: &mut Vec<ByteRange>, hole: ByteRange) {
     if pieces.iter().all(|piece| intersection(*piece, hole).is_none()) {
         return;
     }

@@ -5,6 +5,7 @@ use super::{
     cache::{Cache, Record},
 };
 use crate::Prng;
+use parallax_block::SECTOR_SIZE;
 use std::collections::BTreeMap;
 
 /// What becomes of writes that no flush has covered.
@@ -23,6 +24,46 @@ pub enum Unflushed {
 impl Unflushed {
     /// Every way in which a disk may lose its cache.
     pub const ALL: [Self; 4] = [Self::Lost, Self::Kept, Self::Some, Self::Torn];
+}
+
+/// What becomes of one change that no flush has covered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Lost.
+    Lost,
+    /// Kept.
+    Kept,
+    /// So many sectors from its front are kept.
+    Front(u64),
+    /// Every sector is kept whose bit is set; bits repeat every 64 sectors.
+    Sectors(u64),
+}
+
+/// Adds to `durable` what survives if every request meets its fate.
+pub(crate) fn chosen(
+    durable: &Image,
+    cache: &Cache,
+    in_flight: &[Record],
+    mut fate: impl FnMut(u64) -> Fate,
+) -> Image {
+    let mut image = durable.clone();
+    for record in cache.records().iter().filter(|record| !record.dropped).chain(in_flight) {
+        let kept: Box<dyn Fn(u64) -> bool> = match fate(record.request) {
+            Fate::Lost => continue,
+            Fate::Kept => {
+                record.apply(&mut image);
+                continue;
+            }
+            Fate::Front(sectors) => Box::new(move |at| at < sectors),
+            Fate::Sectors(bits) => Box::new(move |at| bits >> (at % 64) & 1 == 1),
+        };
+        for sector in record.sectors() {
+            if kept((sector.offset() - record.base) / SECTOR_SIZE as u64) {
+                record.apply_piece(sector, &mut image);
+            }
+        }
+    }
+    image
 }
 
 /// Adds to `durable` what survives of the cache and of writes still in flight.

@@ -2,6 +2,9 @@
 //!
 //! Nothing goes wrong that the plan does not name: a run without a plan is a run on a perfect, merely slow
 //! and volatile disk. The plan is policy ([`FaultPlan::judge`] answers with a [`Verdict`]); the disk carries it out.
+//!
+//! What a power cut may leave is no fault: see [`Unflushed`](super::Unflushed). Damage at rest is done by hand:
+//! [`SimDisk::damage`](super::SimDisk::damage), [`SimDisk::spoil`](super::SimDisk::spoil).
 
 use super::{Kind, Request};
 use crate::Prng;
@@ -18,10 +21,53 @@ pub enum FailedFlush {
     Forgets,
 }
 
+/// Something that goes wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails. Part of a change may have arrived.
+    Fails(ErrorKind),
+    /// It is answered with success and does nothing: a lost write, a flush that lies.
+    Lost,
+    /// A change goes so many bytes further, round the end of the disk.
+    Misdirected(u64),
+    /// It takes so much longer.
+    Slow(Duration),
+    /// It is answered with an error, as if it had timed out, and lands as a whole so much later.
+    Ghost(Duration),
+}
+
+/// Requests that a zone is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// Reads.
+    Reads,
+    /// Whatever changes bytes.
+    Changes,
+    /// Flushes, wherever the zone is.
+    Flushes,
+}
+
+/// A part of the disk where something may go wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// Where; a request that touches it is in it.
+    pub range: ByteRange,
+    /// With which requests.
+    pub asks: Asks,
+    /// What.
+    pub fault: Fault,
+    /// With how many of a thousand.
+    pub per_mille: u64,
+    /// How often at most.
+    pub times_max: u64,
+}
+
 /// Faults that may happen. All off by default.
 #[derive(Debug, Clone, Default)]
 pub struct FaultPlan {
-    /// Reads that touch these fail, every time: latent sector errors.
+    /// Chances by place; the first zone that strikes does.
+    pub zones: Vec<Zone>,
+    /// Reads that touch these fail, every time.
     pub read_errors: Vec<ByteRange>,
     /// Writes, discards and zeroing that touch these fail, every time. Part of the bytes may arrive.
     pub write_errors: Vec<ByteRange>,
@@ -40,17 +86,71 @@ pub struct FaultPlan {
 }
 
 /// What is to become of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
     /// It takes this much longer.
     pub(crate) delay: Duration,
     /// It fails like this.
     pub(crate) error: Option<ErrorKind>,
+    /// It has no effect.
+    pub(crate) lost: bool,
+    /// A change goes so many bytes further.
+    pub(crate) astray: Option<u64>,
+    /// It lands so much later.
+    pub(crate) ghost: Option<Duration>,
+}
+
+/// Faults that have happened, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct FaultCounts {
+    pub failed: u64,
+    pub lost: u64,
+    pub misdirected: u64,
+    pub slowed: u64,
+    pub ghosts: u64,
+    pub unreadable: u64,
+}
+
+impl FaultCounts {
+    /// Adds another disk's.
+    pub fn add(&mut self, other: &Self) {
+        self.failed += other.failed;
+        self.lost += other.lost;
+        self.misdirected += other.misdirected;
+        self.slowed += other.slowed;
+        self.ghosts += other.ghosts;
+        self.unreadable += other.unreadable;
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.failed + self.lost + self.misdirected + self.slowed + self.ghosts + self.unreadable
+    }
+
+    pub(crate) fn note(&mut self, verdict: &Verdict) {
+        self.failed += u64::from(verdict.error.is_some() && verdict.ghost.is_none());
+        self.lost += u64::from(verdict.lost);
+        self.misdirected += u64::from(verdict.astray.is_some());
+        self.slowed += u64::from(!verdict.delay.is_zero());
+        self.ghosts += u64::from(verdict.ghost.is_some());
+    }
+}
+
+impl Zone {
+    fn strikes(&self, request: &Request, prng: &mut Prng) -> bool {
+        let inside = match self.asks {
+            Asks::Reads => request.kind == Kind::Read && request.touches(self.range),
+            Asks::Changes => request.kind.is_change() && request.touches(self.range),
+            Asks::Flushes => request.kind == Kind::Flush,
+        };
+        self.times_max > 0 && inside && prng.chance(self.per_mille, 1000)
+    }
 }
 
 impl FaultPlan {
     /// Decides; `flush` is the request's number among flushes.
-    pub(crate) fn judge(&self, request: &Request, flush: u64, prng: &mut Prng) -> Verdict {
+    pub(crate) fn judge(&mut self, request: &Request, flush: u64, prng: &mut Prng) -> Verdict {
         let touches = |ranges: &[ByteRange]| ranges.iter().any(|range| request.touches(*range));
         let error = match request.kind {
             Kind::Read => touches(&self.read_errors).then_some(ErrorKind::Io),
@@ -62,6 +162,26 @@ impl FaultPlan {
                 .then_some(ErrorKind::Io),
         };
         let slow = self.slow_per_mille > 0 && prng.chance(self.slow_per_mille, 1000);
-        Verdict { delay: if slow { self.slow_delay } else { Duration::ZERO }, error }
+        let mut verdict = Verdict {
+            delay: if slow { self.slow_delay } else { Duration::ZERO },
+            error,
+            ..Verdict::default()
+        };
+        if error.is_none()
+            && let Some(zone) = self.zones.iter_mut().find(|zone| zone.strikes(request, prng))
+        {
+            zone.times_max -= 1;
+            match zone.fault {
+                Fault::Fails(kind) => verdict.error = Some(kind),
+                Fault::Lost => verdict.lost = true,
+                Fault::Misdirected(bytes) => verdict.astray = request.kind.is_change().then_some(bytes),
+                Fault::Slow(delay) => verdict.delay += delay,
+                Fault::Ghost(delay) => {
+                    verdict.error = Some(ErrorKind::Io);
+                    verdict.ghost = request.kind.is_change().then_some(delay);
+                }
+            }
+        }
+        verdict
     }
 }

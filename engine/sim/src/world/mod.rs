@@ -10,14 +10,21 @@
 //! Tasks belong to a [`Process`]. Killing one drops its tasks between two polls, as `kill -9` would; what
 //! they had asked of a disk goes on without them.
 
+mod deadlock;
+mod process;
+mod sleep;
+
+pub use deadlock::Deadlock;
+pub use process::Process;
+
 use crate::{Prng, history::History};
 use parallax_block::{BoxFuture, Runtime};
 use parking_lot::Mutex;
+use sleep::Sleep;
 use std::{
     collections::BTreeMap,
-    fmt,
     future::Future,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -98,34 +105,6 @@ impl Wake for TaskWaker {
         }
     }
 }
-
-/// Nothing is ready, no timer runs, and yet somebody waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deadlock {
-    /// Seed of the world.
-    pub seed: u64,
-    /// When.
-    pub now: Duration,
-    /// Tasks that wait, with their process.
-    pub tasks: Vec<String>,
-    /// Requests that a test holds back.
-    pub held: Vec<String>,
-}
-
-impl fmt::Display for Deadlock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "deadlock at {:?} with seed {}: nothing can happen any more", self.now, self.seed)?;
-        for task in &self.tasks {
-            write!(f, "\n  waiting: {task}")?;
-        }
-        for request in &self.held {
-            write!(f, "\n  held back: {request}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Deadlock {}
 
 impl World {
     /// A world for `seed`, at time zero, with nothing in it.
@@ -424,84 +403,5 @@ struct Entered<'a>(&'a Shared);
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.0.state.lock().running = false;
-    }
-}
-
-struct Sleep {
-    world: World,
-    key: TimerKey,
-    armed: bool,
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.world.shared.state.lock();
-        let over = state.now >= self.key.0;
-        let previous = if over {
-            state.timers.remove(&self.key)
-        } else {
-            state.timers.insert(self.key, Timer::Wake(cx.waker().clone()))
-        };
-        drop(state);
-        drop(previous);
-        self.armed = !over;
-        if over { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        if self.armed {
-            let timer = self.world.shared.state.lock().timers.remove(&self.key);
-            drop(timer);
-        }
-    }
-}
-
-/// Tasks that live and die together; give it to a store as its runtime.
-#[derive(Clone)]
-pub struct Process {
-    world: World,
-    id: ProcessId,
-}
-
-impl Process {
-    /// `kill -9`: every task is dropped, none is told. Tasks that it starts from now on are dropped at once.
-    /// Requests that it had in flight at a disk go on.
-    pub fn kill(&self) {
-        let dead: Vec<Task> = {
-            let mut state = self.world.shared.state.lock();
-            state.processes.remove(&self.id);
-            let ids: Vec<TaskId> =
-                state.tasks.iter().filter(|(_, task)| task.process == self.id).map(|(id, _)| *id).collect();
-            ids.iter().filter_map(|id| state.tasks.remove(id)).collect()
-        };
-        drop(dead);
-    }
-
-    /// Whether it has not been killed.
-    pub fn is_alive(&self) -> bool {
-        self.world.shared.state.lock().processes.contains_key(&self.id)
-    }
-
-    /// Starts a named task.
-    pub fn spawn_named(&self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
-        self.world.spawn_in(self.id, name.to_owned(), Box::pin(task));
-    }
-}
-
-impl Runtime for Process {
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.world.spawn_in(self.id, String::new(), task);
-    }
-
-    fn now(&self) -> Duration {
-        self.world.now()
-    }
-
-    fn sleep(&self, delay: Duration) -> BoxFuture<'static, ()> {
-        self.world.sleep(delay)
     }
 }
