@@ -7,6 +7,7 @@
 use crate::{
     explore::{Model, Outcome, explore},
     manager::{self, ManagerModel},
+    takeover::{self, TakeoverModel},
 };
 use std::fmt::Display;
 
@@ -61,6 +62,10 @@ pub fn promises(size: Size) -> Vec<Case> {
         let model = ManagerModel { budget, dropped: None };
         cases.push(Case::new("manager", None::<String>, format!("{budget:?}"), model));
     }
+    for budget in takeover::Budget::of(size) {
+        let model = TakeoverModel { budget, dropped: None };
+        cases.push(Case::new("takeover", None::<String>, format!("{budget:?}"), model));
+    }
     cases
 }
 
@@ -71,6 +76,11 @@ pub fn canaries() -> Vec<Case> {
         let budget = rule.budget();
         let model = ManagerModel { budget, dropped: Some(rule) };
         cases.push(Case::new("manager", Some(rule), format!("{budget:?}"), model));
+    }
+    for rule in takeover::Rule::ALL {
+        let budget = rule.budget();
+        let model = TakeoverModel { budget, dropped: Some(rule) };
+        cases.push(Case::new("takeover", Some(rule), format!("{budget:?}"), model));
     }
     cases
 }

@@ -11,7 +11,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     fmt::{self, Display},
-    hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
+    hash::{BuildHasherDefault, Hash, Hasher},
 };
 
 /// A protocol: where it starts, what can happen, what must never happen.
@@ -53,10 +53,20 @@ pub struct Outcome {
     pub depth: usize,
     /// Whether every reachable state was looked at.
     pub complete: bool,
-    /// Sights that never came up.
-    pub unseen: Vec<&'static str>,
+    /// Sights that came up: bit *n* is sight *n* of the model.
+    pub seen: u32,
+    /// All sights of the model.
+    pub sights: &'static [&'static str],
     /// The first state that breaks a promise, if there is one.
     pub counterexample: Option<Trace>,
+}
+
+impl Outcome {
+    /// Sights that are in none of the `seen` sets.
+    pub fn unseen(&self, seen: u32) -> Vec<&'static str> {
+        let missing = |(bit, sight): (usize, &&'static str)| (seen >> bit & 1 == 0).then_some(*sight);
+        self.sights.iter().enumerate().filter_map(missing).collect()
+    }
 }
 
 /// A shortest way to a state that breaks a promise.
@@ -91,10 +101,34 @@ impl Hasher for Same {
     }
 }
 
+/// States are many small numbers: each is folded in with one wide multiplication, of which every bit of the
+/// fingerprint depends on every number.
+struct Mixer(u64);
+
+impl Hasher for Mixer {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word) ^ (chunk.len() as u64) << 60);
+        }
+    }
+    fn write_u8(&mut self, number: u8) {
+        self.write_u64(u64::from(number));
+    }
+    fn write_u64(&mut self, number: u64) {
+        let product = u128::from(self.0 ^ number) * 0xd6e8_feb8_6659_fd93;
+        self.0 = (product as u64) ^ ((product >> 64) as u64) ^ number.rotate_left(32);
+    }
+}
+
 type Known = HashMap<u64, u64, BuildHasherDefault<Same>>;
 
 fn fingerprint<M: Model>(model: &M, state: &M::State) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = Mixer(0x9e37_79b9_7f4a_7c15);
     model.canonical(state).hash(&mut hasher);
     hasher.finish()
 }
@@ -111,7 +145,8 @@ pub fn explore<M: Model>(model: &M, states_max: usize) -> Outcome {
         steps: 0,
         depth: 0,
         complete: true,
-        unseen: Vec::new(),
+        seen: 0,
+        sights: model.sights(),
         counterexample: model.broken(&start).map(|broken| Trace { broken, steps: Vec::new() }),
     };
     let mut layer = vec![(first, start)];
@@ -142,13 +177,7 @@ pub fn explore<M: Model>(model: &M, states_max: usize) -> Outcome {
         layer = next_layer;
     }
     outcome.states = known.len();
-    outcome.unseen = model
-        .sights()
-        .iter()
-        .enumerate()
-        .filter(|(bit, _)| seen >> bit & 1 == 0)
-        .map(|(_, sight)| *sight)
-        .collect();
+    outcome.seen = seen;
     outcome
 }
 
@@ -220,7 +249,7 @@ mod tests {
         let outcome = explore(&Counters { max: 1 }, 100);
         assert_eq!((outcome.states, outcome.depth), (3, 2));
         assert!(outcome.complete && outcome.counterexample.is_none());
-        assert_eq!(outcome.unseen, ["one is three"]);
+        assert_eq!(outcome.unseen(outcome.seen), ["one is three"]);
     }
 
     #[test]

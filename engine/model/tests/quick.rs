@@ -2,17 +2,25 @@
 #![forbid(unsafe_code)]
 
 use parallax_model::cases::{Size, canaries, promises};
+use std::collections::BTreeMap;
 
 #[test]
 fn the_promises_hold_in_every_state() {
+    let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut unseen = BTreeMap::new();
     for case in promises(Size::Quick) {
         let outcome = case.explore();
         if let Some(trace) = outcome.counterexample {
             panic!("{}: the protocol has a hole\n{trace}", case.model);
         }
         assert!(outcome.complete, "{}: {} states are not all", case.model, outcome.states);
-        assert_eq!(outcome.unseen, [""; 0], "{}: what never happens proves nothing", case.model);
+        let all = seen.entry(case.model).or_insert(0);
+        *all |= outcome.seen;
+        unseen.insert(case.model, outcome.unseen(*all));
         println!("{}: {} states, depth {}", case.model, outcome.states, outcome.depth);
+    }
+    for (model, unseen) in unseen {
+        assert_eq!(unseen, [""; 0], "{model}: what never happens proves nothing");
     }
 }
 
