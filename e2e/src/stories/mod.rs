@@ -4,6 +4,7 @@ mod block;
 mod daemon_restart;
 mod delete_orders;
 mod growth;
+mod memory_limit;
 mod plugin_killed;
 pub mod postgres;
 mod refusals;
@@ -34,6 +35,7 @@ pub const ALL: &[Story] = &[
     growth::STORY,
     delete_orders::STORY,
     daemon_restart::STORY,
+    memory_limit::STORY,
     plugin_killed::STORY,
     postgres::STORY,
 ];

@@ -83,8 +83,18 @@ pub(crate) fn project(world: &World, binaries: &ProjectBinaries) -> Result<Image
     .build(world)
 }
 
-/// The database of the stories.
+/// The database and the load generator of the stories.
 pub(crate) fn for_stories(world: &World) -> Result<Vec<Image>> {
+    Ok(vec![postgres(world)?, fio(world)?])
+}
+
+fn fio(world: &World) -> Result<Image> {
+    let base = Root::debian(world, &Packages { name: "fio", include: &["fio"], hooks: &[] })?;
+    let names = vec!["localhost/parallax-fio:CONTENT".into(), "localhost/parallax-fio:stable".into()];
+    Recipe { names, base: Some(base), ..Recipe::default() }.build(world)
+}
+
+fn postgres(world: &World) -> Result<Image> {
     let packages = Packages {
         name: "postgres",
         include: &["postgresql", "postgresql-contrib"],
@@ -106,7 +116,7 @@ pub(crate) fn for_stories(world: &World) -> Result<Vec<Image>> {
         user: "5432:5432".into(),
         ..Recipe::default()
     };
-    Ok(vec![recipe.build(world)?])
+    recipe.build(world)
 }
 
 /// What Kubernetes' storage suite asks for, under its own names.

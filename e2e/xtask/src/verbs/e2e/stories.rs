@@ -26,6 +26,9 @@ pub(crate) struct Args {
     profile: Profile,
 }
 
+/// Stories whose pods run more than a shell.
+const NEED_IMAGES: &[&str] = &["memory-limit", "postgres"];
+
 pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     if args.list {
         for story in stories::ALL {
@@ -41,7 +44,7 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
         }
         None => {
             let kube = ready(world, args.profile)?;
-            if selected.iter().any(|story| story.name == "postgres") {
+            if selected.iter().any(|story| NEED_IMAGES.contains(&story.name)) {
                 up::import(world, &image::for_stories(world)?)?;
             }
             kube
