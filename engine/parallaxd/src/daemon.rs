@@ -1,7 +1,7 @@
 //! The daemon's life: open, serve, stop.
 //!
-//! Stopping, in order: accept nothing new; finish requests under way; take away block devices that nobody holds;
-//! flush and close every volume; close the pool, which checkpoints and releases it. All of it within
+//! Stopping, in order: accept nothing new; finish requests under way; leave block devices to the holder, or without one
+//! take away those that nobody holds; flush and close every volume; close the pool, which checkpoints and releases it. All of it within
 //! `shutdown_within`: what takes longer is recovered from the journal at the next start, and the exit says so.
 
 use crate::{
@@ -17,7 +17,12 @@ use crate::{
 use parallax_block::{Error, ErrorKind, Result};
 use parallax_device::IoMode;
 use parallax_store::Name;
-use std::{future::Future, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{sync::watch, task::JoinSet};
 
 /// Exit code when volumes were still held or were not closed in time: nothing acknowledged is lost, but whoever
@@ -26,6 +31,10 @@ const EXIT_UNCLEAN: u8 = 3;
 
 /// Time that requests under way get to finish, as a share of the whole.
 const DRAIN_SHARE: u32 = 4;
+
+/// Longest wait for the I/O of a daemon before us.
+const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(30);
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(50);
 
 impl From<Io> for IoMode {
     fn from(io: Io) -> Self {
@@ -57,6 +66,20 @@ pub fn engine_options(config: &Config, io_flusher: bool) -> Result<EngineOptions
     })
 }
 
+/// Opens the pool. With a holder a daemon before us may be dying: the device is held until its last I/O has finished.
+async fn open_engine(config: &Config, io_flusher: bool) -> Result<Engine> {
+    let end =
+        Instant::now() + config.exports.holder.as_ref().map_or(Duration::ZERO, |_| PREDECESSOR_WAIT_MAX);
+    loop {
+        match Engine::open(engine_options(config, io_flusher)?).await {
+            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < end => {
+                tokio::time::sleep(PREDECESSOR_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Runs until `stop`, then stops cleanly.
 pub async fn run(config: Config, io_flusher: bool, stop: impl Future<Output = ()>) -> Result<ExitCode> {
     // Sockets first: a second daemon is told so before it waits for the device.
@@ -70,15 +93,20 @@ pub async fn run(config: Config, io_flusher: bool, stop: impl Future<Output = ()
         None => None,
     };
 
-    let engine = Arc::new(Engine::open(engine_options(&config, io_flusher)?).await?);
+    let engine = Arc::new(open_engine(&config, io_flusher).await?);
     let metrics = Arc::new(Metrics::default());
     let exports = ExportOptions {
         directory: config.exports.directory.clone(),
         attachments_max: config.exports.attachments_max,
         memory_bytes_max: config.exports.memory.0,
+        holder: config.exports.holder.clone(),
     };
     let openings = Arc::new(Openings::new(Arc::clone(&engine), exports));
     if let Err(error) = openings.prepare().await {
+        if config.exports.holder.is_some() {
+            // Whoever restarts us tries again, and what the holder keeps waits as long as it may.
+            return Err(error.context("taking over block devices"));
+        }
         tracing::warn!(%error, "block devices cannot be offered on this node; NBD and the manager work");
     }
     let collector = Arc::new(Collector::new(Arc::clone(&engine), Arc::clone(&metrics), config.gc));

@@ -25,3 +25,4 @@ pub mod openings;
 pub mod probe;
 pub mod server;
 pub mod service;
+pub mod supervise;

@@ -1,11 +1,12 @@
 //! The node daemon.
 #![forbid(unsafe_code)]
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use parallax_export::loop_export::protect_process;
 use parallaxd::{
     config::{Config, DEFAULT_PATH},
     daemon, logging,
+    supervise::{self, Supervise},
 };
 use std::{path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,13 +26,26 @@ struct Arguments {
     /// Checks the configuration and what it names on this machine, and exits.
     #[arg(long)]
     check_config: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keeps block devices alive while the daemon restarts; reads no configuration and touches no volume.
+    Supervise(Supervise),
 }
 
 fn main() -> ExitCode {
     // Before any other thread exists: threads inherit it.
     let protection = protect_process();
     let arguments = Arguments::parse();
-    match run(&arguments, protection.io_flusher, protection.memory_locked) {
+    let outcome = match &arguments.command {
+        Some(Command::Supervise(arguments)) => supervise::run(arguments),
+        None => run(&arguments, protection.io_flusher, protection.memory_locked),
+    };
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("parallaxd: {error:#}");

@@ -8,6 +8,7 @@ use super::{
     holders::describe,
     mount::{open_file, refresh_size},
     served::Served,
+    state::{Kept, Note},
 };
 use parallax_block::{Error, ErrorKind, Geometry, Result, ResultExt};
 use parallax_device::{
@@ -33,7 +34,7 @@ const CLEAR_ATTEMPTS_MAX: u32 = 10;
 const CLEAR_PAUSE: Duration = Duration::from_millis(100);
 
 /// Requests in flight may take this long to end when their export is given up.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+pub(super) const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// The thread that does what may wait for this process. It keeps the root of the mount, and the lock of the
 /// instance: the lock is free only when it has ended too.
@@ -66,6 +67,9 @@ pub(super) struct Attached {
     pub(super) served: Arc<Served>,
     /// Limits of the queue before they were ours: they stay with a loop device whatever file is behind it.
     untuned: Vec<Setting>,
+    pub(super) note: Note,
+    /// Why it serves nothing but errors, if it does.
+    pub(super) lost: Option<String>,
 }
 
 /// A setting of a loop device in sysfs.
@@ -76,6 +80,10 @@ struct Setting {
 }
 
 impl Setting {
+    fn of(device: LoopDevice, name: &str, value: String) -> Self {
+        Self { path: device.sysfs().join("queue").join(name), value }
+    }
+
     /// Sets it, and answers with what it was. Waits for the I/O of the device: only apart.
     fn set(&self) -> std::io::Result<Self> {
         let value = fs::read_to_string(&self.path)?;
@@ -150,13 +158,50 @@ impl Attached {
                 format!("{} offers {} bytes of {}", shown.path.display(), shown.capacity, geometry.capacity),
             ));
         }
-        Ok(Self { shown, device, served, untuned: Vec::new() })
+        Ok(Self { shown, device, served, untuned: Vec::new(), note: Note::default(), lost: None })
+    }
+
+    /// One that a daemon before us attached and that is in use.
+    pub(super) fn adopt(
+        key: &ExportKey,
+        device: LoopDevice,
+        served: Arc<Served>,
+        kept: Kept,
+    ) -> Result<Self> {
+        let path = device.path();
+        let node = fs::metadata(&path).context(|| format!("looking at {}", path.display()))?;
+        let shown = LoopAttachment {
+            key: key.clone(),
+            major: rustix::fs::major(node.rdev()),
+            minor: rustix::fs::minor(node.rdev()),
+            capacity: device.capacity()?,
+            logical_block: logical_block(device)?,
+            read_only: kept.read_only,
+            path,
+        };
+        let untuned =
+            kept.untuned.into_iter().map(|(name, value)| Setting::of(device, &name, value)).collect();
+        Ok(Self { shown, device, served, untuned, note: kept.note, lost: None })
+    }
+
+    /// What the next daemon has to know.
+    pub(super) fn kept(&self) -> Kept {
+        let setting = |setting: &Setting| {
+            let name = setting.path.file_name()?.to_str()?.to_owned();
+            Some((name, setting.value.trim().to_owned()))
+        };
+        Kept {
+            inode: self.served.inode,
+            read_only: self.shown.read_only,
+            untuned: self.untuned.iter().filter_map(setting).collect(),
+            note: self.note.clone(),
+        }
     }
 
     /// Sets a limit of the device's queue. Without it the device works, only less bounded.
     fn tune(&mut self, hands: &Hands, name: &str, value: u32) -> Result<()> {
-        let path = self.device.sysfs().join("queue").join(name);
-        let setting = Setting { path: path.clone(), value: value.to_string() };
+        let setting = Setting::of(self.device, name, value.to_string());
+        let path = setting.path.clone();
         match hands.call(move |_| setting.set())? {
             Ok(previous) => self.untuned.push(previous),
             Err(error) => {
@@ -232,6 +277,13 @@ impl Attached {
         let device = self.device;
         hands.call(move |_| device.clear_when_closed())?
     }
+}
+
+/// Bytes of a configured device's logical block, as sysfs says.
+pub(super) fn logical_block(device: LoopDevice) -> Result<u32> {
+    let path = device.sysfs().join("queue/logical_block_size");
+    let text = fs::read_to_string(&path).context(|| format!("reading {}", path.display()))?;
+    text.trim().parse().map_err(|_| Error::corrupt(format!("{} says {text:?}", path.display())))
 }
 
 fn configure(root: &OwnedFd, path: &str, options: &LoopOptions) -> Result<LoopDevice> {

@@ -4,37 +4,23 @@
 
 use super::{
     ExportKey,
+    fuse::{self, Attributes, EntryOut, Filesystem, OpenOut, Question, Reply, StatfsOut},
     served::{Engine, Served},
-};
-use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyStatfs, ReplyWrite, Request, WriteFlags,
 };
 use parking_lot::RwLock;
 use std::{
     collections::HashMap,
-    ffi::OsStr,
-    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
 };
 
-/// Bytes of the largest FUSE request.
-const WRITE_BYTES_MAX: u32 = 1 << 20;
+/// The only directory in the root.
+const DIRECTORY: u64 = 2;
 
-/// Asynchronous requests that the kernel sends before it waits for answers. Each loop device has its own, much
-/// smaller bound; this one is shared by all and must not let one device starve the others.
-const BACKGROUND_MAX: u16 = 16384;
-
-const DIRECTORY: INodeNo = INodeNo(2);
-const FIRST_FILE: u64 = 16;
-
-/// Names and attributes are never cached: a size may change at any time.
-const UNCACHED: Duration = Duration::ZERO;
+/// Number of the first file of a new connection.
+pub(super) const FIRST_FILE: u64 = 16;
 
 /// Exports by inode and by name.
 pub(super) struct Catalogue {
@@ -50,8 +36,13 @@ struct Files {
 }
 
 impl Catalogue {
-    pub(super) fn new(instance: String) -> Arc<Self> {
-        Arc::new(Self { instance, next_inode: AtomicU64::new(FIRST_FILE), files: RwLock::default() })
+    pub(super) fn new(instance: String, next_inode: u64) -> Arc<Self> {
+        Arc::new(Self { instance, next_inode: AtomicU64::new(next_inode), files: RwLock::default() })
+    }
+
+    /// The number that the next new file gets.
+    pub(super) fn next_inode(&self) -> u64 {
+        self.next_inode.load(Relaxed)
     }
 
     /// A number that no file had before.
@@ -77,172 +68,108 @@ impl Catalogue {
         format!("{}/{key}", self.instance)
     }
 
-    fn by_inode(&self, inode: INodeNo) -> Option<Arc<Served>> {
-        self.files.read().by_inode.get(&inode.0).cloned()
+    fn by_inode(&self, inode: u64) -> Option<Arc<Served>> {
+        self.files.read().by_inode.get(&inode).cloned()
     }
 
-    fn by_name(&self, name: &str) -> Option<Arc<Served>> {
-        self.files.read().by_name.get(name).cloned()
+    fn by_name(&self, name: &[u8]) -> Option<Arc<Served>> {
+        self.files.read().by_name.get(std::str::from_utf8(name).ok()?).cloned()
+    }
+
+    fn lookup(&self, parent: u64, name: &[u8]) -> Option<Attributes> {
+        match parent {
+            fuse::ROOT if name == self.instance.as_bytes() => self.attributes(DIRECTORY),
+            DIRECTORY => self.by_name(name).map(|served| file_attributes(&served)),
+            _ => None,
+        }
+    }
+
+    fn attributes(&self, inode: u64) -> Option<Attributes> {
+        match inode {
+            fuse::ROOT | DIRECTORY => Some(attributes(inode, libc::S_IFDIR | 0o700, 0)),
+            _ => self.by_inode(inode).map(|served| file_attributes(&served)),
+        }
     }
 }
 
-/// What fuser calls.
+fn attributes(inode: u64, mode: u32, size: u64) -> Attributes {
+    Attributes {
+        inode,
+        size,
+        blocks: size / 512,
+        mode,
+        links: 1,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        block_size: 4096,
+        ..Attributes::default()
+    }
+}
+
+fn file_attributes(served: &Served) -> Attributes {
+    let permissions = if served.read_only { 0o400 } else { 0o600 };
+    attributes(served.inode, libc::S_IFREG | permissions, served.size())
+}
+
+/// What the connection asks.
 pub(super) struct LoopFilesystem {
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) engine: Engine,
 }
 
-fn attributes(inode: INodeNo, kind: FileType, perm: u16, size: u64) -> FileAttr {
-    let epoch = SystemTime::UNIX_EPOCH;
-    FileAttr {
-        ino: inode,
-        size,
-        blocks: size / 512,
-        atime: epoch,
-        mtime: epoch,
-        ctime: epoch,
-        crtime: epoch,
-        kind,
-        perm,
-        nlink: 1,
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
+impl Filesystem for LoopFilesystem {
+    fn ask(&self, node: u64, question: Question<'_>, reply: Reply) {
+        match question {
+            Question::Lookup { name } => match self.catalogue.lookup(node, name) {
+                Some(attributes) => {
+                    reply.entry(EntryOut { node: attributes.inode, attributes, ..EntryOut::default() });
+                }
+                None => reply.error(libc::ENOENT),
+            },
+            Question::GetAttributes => match self.catalogue.attributes(node) {
+                Some(attributes) => reply.attributes(attributes),
+                None => reply.error(libc::ENOENT),
+            },
+            Question::Open => match self.catalogue.by_inode(node) {
+                Some(served) => reply.opened(opened(&served)),
+                None => reply.error(libc::ENOENT),
+            },
+            Question::Statfs => reply.statfs(self.statfs(node)),
+            Question::Agree => reply.ok(),
+            Question::Other => reply.error(libc::ENOSYS),
+            Question::Read { .. } | Question::Write { .. } | Question::Sync | Question::Allocate { .. } => {
+                match self.catalogue.by_inode(node) {
+                    Some(served) => served.ask(&self.engine, question, reply),
+                    None => reply.error(libc::EIO),
+                }
+            }
+        }
     }
 }
 
-fn file_attributes(served: &Served) -> FileAttr {
-    let perm = if served.read_only { 0o400 } else { 0o600 };
-    attributes(INodeNo(served.inode), FileType::RegularFile, perm, served.size())
+fn opened(served: &Served) -> OpenOut {
+    // No flush on close: a close must never wait for this process, which may be the one that closes.
+    let flags = fuse::open::DIRECT_IO | fuse::open::PARALLEL_DIRECT_WRITES | fuse::open::NO_FLUSH;
+    OpenOut { handle: served.inode, flags, backing: 0 }
 }
 
 impl LoopFilesystem {
-    fn attributes_of(&self, inode: INodeNo) -> Option<FileAttr> {
-        match inode {
-            INodeNo::ROOT | DIRECTORY => Some(attributes(inode, FileType::Directory, 0o700, 0)),
-            _ => self.catalogue.by_inode(inode).map(|served| file_attributes(&served)),
-        }
-    }
-}
-
-impl Filesystem for LoopFilesystem {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let refused = |what: &str| io::Error::other(format!("the kernel's FUSE has no {what}"));
-        // Without asynchronous direct I/O the queue of a loop device would be one request deep.
-        config.add_capabilities(InitFlags::FUSE_ASYNC_DIO).map_err(|_| refused("asynchronous direct I/O"))?;
-        config.set_max_write(WRITE_BYTES_MAX).map_err(|_| refused("requests of 1 MiB"))?;
-        config.set_max_background(BACKGROUND_MAX).map_err(|_| refused("deep queues"))?;
-        config.set_congestion_threshold(BACKGROUND_MAX).map_err(|_| refused("deep queues"))?;
-        Ok(())
-    }
-
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let name = name.to_str().unwrap_or_default();
-        let found = match parent {
-            INodeNo::ROOT if name == self.catalogue.instance => self.attributes_of(DIRECTORY),
-            DIRECTORY => self.catalogue.by_name(name).map(|served| file_attributes(&served)),
-            _ => None,
-        };
-        match found {
-            Some(attributes) => reply.entry(&UNCACHED, &attributes, Generation(0)),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.attributes_of(inode) {
-            Some(attributes) => reply.attr(&UNCACHED, &attributes),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        reply.ok();
-    }
-
-    fn open(&self, _: &Request, inode: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let Some(served) = self.catalogue.by_inode(inode) else { return reply.error(Errno::ENOENT) };
-        // No flush on close: a close must never wait for this process, which may be the one that closes.
-        let flags = FopenFlags::FOPEN_DIRECT_IO
-            | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-            | FopenFlags::FOPEN_NOFLUSH;
-        reply.opened(FileHandle(served.inode), flags);
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        // Tells a kernel that does not know FOPEN_NOFLUSH never to ask again.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        inode: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        match self.catalogue.by_inode(inode) {
-            Some(served) => served.read(&self.engine, offset, size, reply),
-            None => reply.error(Errno::EIO),
-        }
-    }
-
-    fn write(
-        &self,
-        _: &Request,
-        inode: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _: WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        match self.catalogue.by_inode(inode) {
-            Some(served) => served.write(&self.engine, offset, data, reply),
-            None => reply.error(Errno::EIO),
-        }
-    }
-
-    fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        match self.catalogue.by_inode(inode) {
-            Some(served) => served.flush(&self.engine, reply),
-            None => reply.error(Errno::EIO),
-        }
-    }
-
-    fn fallocate(
-        &self,
-        _: &Request,
-        inode: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        match self.catalogue.by_inode(inode) {
-            Some(served) => served.allocate(&self.engine, offset, length, mode, reply),
-            None => reply.error(Errno::EIO),
-        }
-    }
-
     /// The loop driver takes the block size for the granularity of discards.
-    fn statfs(&self, _: &Request, inode: INodeNo, reply: ReplyStatfs) {
-        let (size, block) = match self.catalogue.by_inode(inode) {
+    fn statfs(&self, node: u64) -> StatfsOut {
+        let (size, block) = match self.catalogue.by_inode(node) {
             Some(served) => {
                 let geometry = served.device.geometry();
                 (geometry.capacity, geometry.discard_granularity.max(geometry.logical_block))
             }
             None => (0, 4096),
         };
-        reply.statfs(size / u64::from(block), 0, 0, 1, 0, block, ExportKey::LENGTH_MAX as u32, block);
+        StatfsOut {
+            blocks: size / u64::from(block),
+            files: 1,
+            block_size: block,
+            name_length_max: ExportKey::LENGTH_MAX as u32,
+            fragment_size: block,
+            ..StatfsOut::default()
+        }
     }
 }

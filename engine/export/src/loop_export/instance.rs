@@ -62,13 +62,13 @@ impl Instance {
         })?;
         let mut name = String::new();
         lock.read_to_string(&mut name).context(|| format!("reading {}", path.display()))?;
-        if !is_name(&name) {
-            name = new_name()?;
-            lock.set_len(0)?;
-            lock.rewind()?;
-            lock.write_all(name.as_bytes()).context(|| format!("writing {}", path.display()))?;
+        let known = is_name(&name);
+        let mut instance = Self { connection: directory.join("connection"), numbers, name, lock };
+        if !known {
+            instance.name = new_name()?;
+            instance.write_name()?;
         }
-        Ok(Self { connection: directory.join("connection"), numbers, name, lock })
+        Ok(instance)
     }
 
     /// Notes which FUSE connection is ours.
@@ -86,15 +86,45 @@ impl Instance {
         &self.name
     }
 
+    /// Takes the name of a connection that is taken over: its loop devices are called so.
+    pub(super) fn rename(&mut self, name: &str) -> Result<()> {
+        if !is_name(name) {
+            return Err(Error::corrupt(format!("{name:?} is not a name of loop exports")));
+        }
+        if self.name != name {
+            self.name = name.to_owned();
+            self.write_name()?;
+        }
+        Ok(())
+    }
+
+    fn write_name(&mut self) -> Result<()> {
+        self.lock
+            .set_len(0)
+            .and_then(|()| self.lock.rewind())
+            .and_then(|()| self.lock.write_all(self.name.as_bytes()))
+            .context(|| "writing the name of the loop exports")
+    }
+
+    /// Loop devices over files of this name, with the key of each.
+    pub(super) fn loop_devices(&self) -> Result<Vec<(LoopDevice, String)>> {
+        let prefix = format!("/{}/", self.name);
+        let mut found = LoopDevice::configured()?;
+        found.retain_mut(|(_, file)| match file.strip_prefix(&prefix) {
+            Some(key) => {
+                *file = key.to_owned();
+                true
+            }
+            None => false,
+        });
+        Ok(found)
+    }
+
     /// Clears the loop devices of a predecessor. Those that something still holds open fail all I/O, and the
     /// kernel clears them when the last holder closes them; they are returned.
     pub(super) fn clear_leftovers(&self) -> Result<Vec<LoopDevice>> {
-        let prefix = format!("/{}/", self.name);
         let mut held = Vec::new();
-        for (device, file) in LoopDevice::configured()? {
-            if !file.starts_with(&prefix) {
-                continue;
-            }
+        for (device, _) in self.loop_devices()? {
             device.clear_when_closed()?;
             if device.is_configured() {
                 tracing::warn!(

@@ -43,29 +43,37 @@
 
 mod attachment;
 mod filesystem;
+mod fuse;
 mod holders;
 mod instance;
 mod key;
 mod limits;
+mod lost;
 mod mount;
 mod protect;
 mod served;
+mod state;
+mod takeover;
 
-use attachment::{Attached, Hands};
-use filesystem::{Catalogue, LoopFilesystem};
-use fuser::{BackgroundSession, Config, Session, SessionACL};
+use attachment::{Attached, DRAIN_MAX, Hands};
+use filesystem::{Catalogue, FIRST_FILE, LoopFilesystem};
+use fuse::{Link, Serving};
 use instance::Instance;
 use limits::Gate;
 use mount::{connection_number, new_mount};
 use parallax_block::{BlockDevice, Error, ErrorKind, Result, ResultExt, Runtime};
 use parking_lot::{Mutex, RwLock};
 use served::{Engine, Served};
-use std::{collections::BTreeMap, os::fd::AsFd, path::Path, sync::Arc};
+use state::{Kept, State};
+use std::{collections::BTreeMap, os::fd::AsFd, path::Path, sync::Arc, time::Instant};
+use takeover::Held;
 
 pub use attachment::LoopAttachment;
 pub use key::ExportKey;
 pub use limits::Limits;
 pub use protect::{Protection, protect_process};
+pub use state::Note;
+pub use takeover::{Parked, Takeover};
 
 /// Threads that read requests from the kernel.
 const FUSE_THREADS: usize = 2;
@@ -86,7 +94,10 @@ pub struct LoopExports {
 struct Service {
     instance: Instance,
     hands: Hands,
-    session: BackgroundSession,
+    link: Link,
+    serving: Serving,
+    /// Where the connection is deposited, if it is.
+    held: Option<Held>,
 }
 
 impl LoopExports {
@@ -96,23 +107,17 @@ impl LoopExports {
     pub fn start(directory: &Path, runtime: Arc<dyn Runtime>, limits: Limits) -> Result<Self> {
         let instance = Instance::claim(directory)?;
         instance.clear_leftovers()?;
-        let catalogue = Catalogue::new(instance.name().to_owned());
-        let engine = Engine { runtime, gate: Gate::new(limits.memory_bytes_max) };
-        let filesystem = LoopFilesystem { catalogue: Arc::clone(&catalogue), engine };
         let (root, connection) = new_mount()?;
         instance.note_connection(connection_number(&root)?)?;
         let hands = Hands::start("loop-control", [root.as_fd(), instance.lock()])?;
         drop(root);
-        let mut config = Config::default();
-        config.n_threads = Some(FUSE_THREADS);
-        config.clone_fd = true;
-        let session = Session::from_fd(filesystem, connection, SessionACL::Owner, config)
-            .and_then(Session::spawn)
-            .context(|| "starting the FUSE connection of the loop export")?;
+        let link = Link::begin(connection)?;
+        let catalogue = Catalogue::new(instance.name().to_owned(), FIRST_FILE);
+        let serving = link.serve(FUSE_THREADS, filesystem(&catalogue, runtime, &limits))?;
         Ok(Self {
             limits,
             catalogue,
-            service: Mutex::new(Some(Service { instance, hands, session })),
+            service: Mutex::new(Some(Service { instance, hands, link, serving, held: None })),
             attached: RwLock::default(),
         })
     }
@@ -125,8 +130,20 @@ impl LoopExports {
         device: Arc<dyn BlockDevice>,
         read_only: bool,
     ) -> Result<LoopAttachment> {
+        self.attach_noted(key, device, read_only, Note::default())
+    }
+
+    /// The same, with a word for the next daemon.
+    pub fn attach_noted(
+        &self,
+        key: ExportKey,
+        device: Arc<dyn BlockDevice>,
+        read_only: bool,
+        note: Note,
+    ) -> Result<LoopAttachment> {
         let service = self.service.lock();
-        let Service { instance, hands, .. } = service.as_ref().ok_or_else(stopped)?;
+        let service = service.as_ref().ok_or_else(stopped)?;
+        let Service { instance, hands, .. } = service;
         let read_only = read_only || device.geometry().read_only;
         if let Some(attached) = self.attached.read().get(&key) {
             if attached.shown.read_only != read_only {
@@ -139,15 +156,41 @@ impl LoopExports {
             return Ok(attached.shown.clone());
         }
         let served = Served::new(self.catalogue.new_inode(), device, read_only);
+        // The next daemon knows it before there is a loop device that somebody may use.
+        let planned = Kept { inode: served.inode, read_only, untuned: Vec::new(), note: note.clone() };
+        self.deposit(service, Some((&key, planned)))?;
         self.catalogue.insert(&key, Arc::clone(&served));
         let path = self.catalogue.path(&key);
-        let attached = Attached::new(&key, served, hands, path, instance.remembered(&key), &self.limits)
+        let mut attached = Attached::new(&key, served, hands, path, instance.remembered(&key), &self.limits)
             .inspect_err(|_| self.catalogue.remove(&key))
             .context(|| format!("attaching {key}"))?;
+        attached.note = note;
         instance.remember(&key, attached.device);
         let shown = attached.shown.clone();
         self.attached.write().insert(key, attached);
+        self.deposit(service, None)?;
         Ok(shown)
+    }
+
+    /// Tells the holder, if there is one, what the next daemon has to know. A holder that is gone is no error.
+    fn deposit(&self, service: &Service, planned: Option<(&ExportKey, Kept)>) -> Result<()> {
+        let Some(held) = &service.held else { return Ok(()) };
+        let mut exports: BTreeMap<_, _> =
+            self.attached.read().iter().map(|(key, attached)| (key.clone(), attached.kept())).collect();
+        exports.extend(planned.map(|(key, kept)| (key.clone(), kept)));
+        let state = State {
+            instance: service.instance.name().to_owned(),
+            write_bytes_max: service.link.agreed().write_bytes_max,
+            next_inode: self.catalogue.next_inode(),
+            exports,
+        };
+        held.deposit(&service.link, &state).map(drop)
+    }
+
+    /// Exports that answer nothing but errors, and why: what was attached could not be opened again.
+    pub fn lost(&self) -> Vec<(ExportKey, String)> {
+        let attached = self.attached.read();
+        attached.iter().filter_map(|(key, attached)| Some((key.clone(), attached.lost.clone()?))).collect()
     }
 
     /// Shows the present capacity of the device to whoever uses the loop device, while I/O runs.
@@ -174,7 +217,7 @@ impl LoopExports {
         self.attached.write().remove(key);
         self.catalogue.remove(key);
         service.instance.forget(key);
-        Ok(())
+        self.deposit(service, None)
     }
 
     /// Every attachment, by key. Never waits for I/O.
@@ -182,12 +225,21 @@ impl LoopExports {
         self.attached.read().values().map(|attached| attached.shown.clone()).collect()
     }
 
-    /// Detaches what nobody holds open and stops serving. Answers with the exports that were still held: their I/O
+    /// Stops serving.
+    ///
+    /// With a holder, everything attached is left to the next daemon: requests under way are answered, the others wait
+    /// in the kernel. This process must end then; until it has, the next daemon waits.
+    ///
+    /// Without one, detaches what nobody holds open, and answers with the exports that were still held: their I/O
     /// fails from now on, and the kernel clears them when their last holder closes them. Requests begun before are
     /// waited for, so that the devices can be closed afterwards; not for long if they hang.
     pub fn shutdown(&self) -> Result<Vec<ExportKey>> {
         let mut slot = self.service.lock();
         let Some(service) = slot.take() else { return Ok(Vec::new()) };
+        if !self.attached.read().is_empty() && service.held.as_ref().is_some_and(Held::is_held) {
+            self.leave(service)?;
+            return Ok(Vec::new());
+        }
         let keys: Vec<ExportKey> = self.attached.read().keys().cloned().collect();
         let mut held = Vec::new();
         for key in keys {
@@ -199,15 +251,43 @@ impl LoopExports {
         for attached in self.attached.read().values() {
             attached.give_up(&service.hands)?;
         }
-        let Service { hands, session, instance } = service;
+        let Service { hands, serving, instance, link, held: deposited } = service;
+        if let Some(deposited) = deposited {
+            deposited.take_back();
+        }
+        drop(link);
         hands.end();
         if held.is_empty() {
             // With the last file and the mount gone, the kernel ends the connection and its threads see that.
-            session.join().context(|| "ending the FUSE connection of the loop export")?;
+            serving.join().context(|| "ending the FUSE connection of the loop export")?;
         }
         drop(instance);
         Ok(held)
     }
+
+    fn leave(&self, service: Service) -> Result<()> {
+        self.deposit(&service, None)?;
+        service.link.leave();
+        let limit = Instant::now() + DRAIN_MAX;
+        let attached = self.attached.read();
+        for (key, attached) in attached.iter() {
+            if !attached.served.give_up(limit.saturating_duration_since(Instant::now())) {
+                tracing::warn!(%key, "requests of a loop device were not answered in time; the next daemon gets them");
+            }
+        }
+        tracing::info!(exports = attached.len(), "block devices are left to the next daemon");
+        let Service { hands, held, .. } = service;
+        hands.end();
+        if let Some(held) = held {
+            held.outlast();
+        }
+        Ok(())
+    }
+}
+
+fn filesystem(catalogue: &Arc<Catalogue>, runtime: Arc<dyn Runtime>, limits: &Limits) -> Arc<LoopFilesystem> {
+    let engine = Engine { runtime, gate: Gate::new(limits.memory_bytes_max) };
+    Arc::new(LoopFilesystem { catalogue: Arc::clone(catalogue), engine })
 }
 
 fn not_attached(key: &ExportKey) -> Error {

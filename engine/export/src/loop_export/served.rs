@@ -1,14 +1,17 @@
 //! One export as the FUSE threads see it: requests come in, device operations run, replies go out.
 //!
 //! Invariants:
-//! * Every request is answered once. A task that is dropped answers EIO, because a reply says so on drop.
+//! * Every request is answered once. A task that is dropped answers EIO, because a reply says so on drop; unless the
+//!   connection was left to the next daemon.
 //! * What is answered to a punched hole is that the range reads as zeroes: the loop driver sends both discard
 //!   and write-zeroes that way and tells them not apart.
 //! * `replies` is locked for reading while a read or write is answered. Whoever holds it for writing sees no
 //!   completion pass, which is when the kernel accepts a new file size.
 
-use super::limits::Gate;
-use fuser::{Errno, ReplyData, ReplyEmpty, ReplyWrite};
+use super::{
+    fuse::{Question, Reply},
+    limits::Gate,
+};
 use parallax_block::{
     BlockDevice, Buffer, ByteRange, Error, ErrorKind, Result, Runtime, WriteOptions, ZeroOptions,
 };
@@ -74,8 +77,8 @@ impl Drop for Admitted {
     }
 }
 
-fn errno_of(error: &Error) -> Errno {
-    Errno::from_i32(error.kind().errno())
+fn errno_of(error: &Error) -> i32 {
+    error.kind().errno()
 }
 
 impl Served {
@@ -139,16 +142,27 @@ impl Served {
         answer();
     }
 
-    pub(super) fn read(self: Arc<Self>, engine: &Engine, offset: u64, length: u32, reply: ReplyData) {
+    /// Answers what is asked about the bytes of the file.
+    pub(super) fn ask(self: Arc<Self>, engine: &Engine, question: Question<'_>, reply: Reply) {
+        match question {
+            Question::Read { offset, length } => self.read(engine, offset, length, reply),
+            Question::Write { offset, data } => self.write(engine, offset, data, reply),
+            Question::Sync => self.flush(engine, reply),
+            Question::Allocate { offset, length, mode } => self.allocate(engine, offset, length, mode, reply),
+            _ => reply.error(libc::ENOSYS),
+        }
+    }
+
+    fn read(self: Arc<Self>, engine: &Engine, offset: u64, length: u32, reply: Reply) {
         let request = match self.admit_range(offset, u64::from(length), false) {
             Ok((request, _)) => request,
             Err(error) => return reply.error(errno_of(&error)),
         };
         let permit = engine.gate.enter(u64::from(length));
         engine.runtime.spawn(Box::pin(async move {
-            let (buffer, result) = request.device.read(offset, Buffer::zeroed(length as usize)).await;
+            let (mut buffer, result) = request.device.read(offset, Buffer::zeroed(length as usize)).await;
             match result {
-                Ok(()) => request.hold_reply(|| reply.data(&buffer)),
+                Ok(()) => request.hold_reply(|| reply.data(&mut buffer)),
                 Err(error) => {
                     request.log("read", offset, &error);
                     reply.error(errno_of(&error));
@@ -158,7 +172,7 @@ impl Served {
         }));
     }
 
-    pub(super) fn write(self: Arc<Self>, engine: &Engine, offset: u64, data: &[u8], reply: ReplyWrite) {
+    fn write(self: Arc<Self>, engine: &Engine, offset: u64, data: &[u8], reply: Reply) {
         let request = match self.admit_range(offset, data.len() as u64, true) {
             Ok((request, _)) => request,
             Err(error) => return reply.error(errno_of(&error)),
@@ -180,7 +194,7 @@ impl Served {
         }));
     }
 
-    pub(super) fn flush(self: Arc<Self>, engine: &Engine, reply: ReplyEmpty) {
+    fn flush(self: Arc<Self>, engine: &Engine, reply: Reply) {
         let request = match self.admit() {
             Ok(request) => request,
             Err(error) => return reply.error(errno_of(&error)),
@@ -191,21 +205,14 @@ impl Served {
         }));
     }
 
-    pub(super) fn allocate(
-        self: Arc<Self>,
-        engine: &Engine,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
+    fn allocate(self: Arc<Self>, engine: &Engine, offset: u64, length: u64, mode: i32, reply: Reply) {
         let unmap = match mode {
             PUNCH_HOLE => true,
             ZERO_RANGE => false,
-            _ => return reply.error(Errno::EOPNOTSUPP),
+            _ => return reply.error(libc::EOPNOTSUPP),
         };
         if unmap && self.device.geometry().discard_granularity == 0 {
-            return reply.error(Errno::EOPNOTSUPP);
+            return reply.error(libc::EOPNOTSUPP);
         }
         let (request, range) = match self.admit_range(offset, length, true) {
             Ok(admitted) => admitted,
@@ -217,7 +224,7 @@ impl Served {
         }));
     }
 
-    fn finish(&self, operation: &str, offset: u64, result: Result<()>, reply: ReplyEmpty) {
+    fn finish(&self, operation: &str, offset: u64, result: Result<()>, reply: Reply) {
         match result {
             Ok(()) => reply.ok(),
             Err(error) => {

@@ -145,7 +145,7 @@ impl MemoryDevice {
 
 impl BlockDevice for MemoryDevice {
     fn geometry(&self) -> Geometry {
-        let asked_by_kernel = thread::current().name().is_some_and(|name| name.starts_with("fuser"));
+        let asked_by_kernel = thread::current().name().is_some_and(|name| name.starts_with("fuse-"));
         while asked_by_kernel && self.slow_to_tell.load(SeqCst) {
             thread::sleep(Duration::from_millis(10));
         }

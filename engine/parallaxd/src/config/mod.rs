@@ -144,11 +144,19 @@ pub struct ExportsConfig {
     pub attachments_max: u32,
     /// Memory that requests in flight may hold together.
     pub memory: Size,
+    /// Socket of the holder (`parallaxd supervise`) that keeps block devices alive while the daemon restarts. Without
+    /// one they fail when the daemon ends.
+    pub holder: Option<PathBuf>,
 }
 
 impl Default for ExportsConfig {
     fn default() -> Self {
-        Self { directory: "/run/parallax/exports".into(), attachments_max: 128, memory: Size(64 << 20) }
+        Self {
+            directory: "/run/parallax/exports".into(),
+            attachments_max: 128,
+            memory: Size(64 << 20),
+            holder: None,
+        }
     }
 }
 
@@ -172,7 +180,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info,fuser=error".into() }
+        Self { format: LogFormat::Text, filter: "info".into() }
     }
 }
 
@@ -246,6 +254,9 @@ impl Config {
                 return fail(key, &format!("'{}' must be an absolute path", path.display()));
             }
         }
+        if let Some(holder) = self.exports.holder.as_ref().filter(|path| !path.is_absolute()) {
+            return fail("exports.holder", &format!("'{}' must be an absolute path", holder.display()));
+        }
         if let Some(threads) = self.data_threads
             && !(1..=64).contains(&threads)
         {
@@ -269,9 +280,9 @@ impl Config {
             );
         }
         if let Some(extent) = self.pool.create.as_ref().and_then(|create| create.extent)
-            && !(extent.0.is_power_of_two() && (64 << 10..=2 << 30).contains(&extent.0))
+            && !(extent.0.is_power_of_two() && (256 << 10..=2 << 30).contains(&extent.0))
         {
-            return fail("pool.create.extent", "must be a power of two from 64K to 2G");
+            return fail("pool.create.extent", "must be a power of two from 256K to 2G");
         }
         if self.shutdown_within.0 < Duration::from_secs(1) {
             return fail("shutdown_within", "less than 1s leaves no time for a checkpoint");

@@ -74,7 +74,7 @@ fn every_mistake_says_what_and_where() {
         ),
         (
             "pool: {path: /p, create: {extent: 3M}}",
-            "pool.create.extent: must be a power of two from 64K to 2G",
+            "pool.create.extent: must be a power of two from 256K to 2G",
         ),
         ("pool: {path: /p}\ndata_threads: 0", "data_threads: 0 is not between 1 and 64"),
     ];

@@ -6,6 +6,7 @@
 //! * Everything that was opened is closed: by its user, or by [`Openings::shutdown`].
 
 mod locks;
+mod resume;
 
 use crate::{
     engine::Engine,
@@ -80,7 +81,8 @@ pub struct Attached {
 }
 
 struct Attachment {
-    opening: Arc<Opening>,
+    /// Nothing, if it could not be opened again after a restart: then all its requests fail.
+    opening: Option<Arc<Opening>>,
     shown: Attached,
 }
 
@@ -93,6 +95,8 @@ pub struct ExportOptions {
     pub attachments_max: u32,
     /// Memory that requests in flight may hold together.
     pub memory_bytes_max: u64,
+    /// Socket of the process that keeps block devices alive without us.
+    pub holder: Option<PathBuf>,
 }
 
 /// What is open on this node.
@@ -104,6 +108,8 @@ pub struct Openings {
     attached: Mutex<BTreeMap<Target, Attachment>>,
     locks: Locks,
     loops: OnceCell<Arc<LoopExports>>,
+    /// Why what was attached before a restart fails.
+    lost: Mutex<BTreeMap<Target, String>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -118,6 +124,7 @@ impl Openings {
             attached: Mutex::default(),
             locks: Locks::default(),
             loops: OnceCell::new(),
+            lost: Mutex::default(),
             stopping: watch::Sender::new(false),
         }
     }
@@ -203,6 +210,9 @@ impl Openings {
 
     /// Why I/O of an open volume fails, if it does.
     pub fn fault(&self, id: VdiId) -> Option<String> {
+        if let Some(reason) = guard(&self.lost).get(&Target::Volume(id)) {
+            return Some(reason.clone());
+        }
         guard(&self.open)
             .values()
             .find(|opening| opening.target == Target::Volume(id))
@@ -212,13 +222,21 @@ impl Openings {
     /// Volumes whose I/O fails, with the reason.
     pub fn faults(&self) -> Vec<(Target, String)> {
         let reason = |opening: &Arc<Opening>| Some((opening.target, opening.counters.fault()?.to_owned()));
-        guard(&self.open).values().filter_map(reason).collect()
+        let mut faults: Vec<_> = guard(&self.open).values().filter_map(reason).collect();
+        faults.extend(guard(&self.lost).iter().map(|(target, reason)| (*target, reason.clone())));
+        faults
     }
 
     /// Gives the target a block device. The same again answers with the same device.
     pub async fn attach(&self, target: Target, read_only: bool) -> Result<Attached> {
         let read_only = read_only || matches!(target, Target::Snapshot(_));
         let _alone = self.locks.lock(target).await;
+        if let Some(reason) = guard(&self.lost).get(&target) {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("{target} was lost when the daemon restarted ({reason}); detach it first"),
+            ));
+        }
         if let Some(present) = guard(&self.attached).get(&target) {
             if present.shown.loop_device.read_only == read_only {
                 return Ok(present.shown.clone());
@@ -244,11 +262,13 @@ impl Openings {
         let key = ExportKey::new(target.to_string())?;
         let opening = self.open(target).await?;
         let device = Arc::clone(&opening.device);
-        let exported = blocking(move || loops.attach(key, device, read_only)).await;
+        let note = resume::note_of(&opening)?;
+        let exported = blocking(move || loops.attach_noted(key, device, read_only, note)).await;
         match exported {
             Ok(loop_device) => {
                 let shown = Attached { target, loop_device };
-                guard(&self.attached).insert(target, Attachment { opening, shown: shown.clone() });
+                guard(&self.attached)
+                    .insert(target, Attachment { opening: Some(opening), shown: shown.clone() });
                 tracing::info!(%target, device = %shown.loop_device.path.display(), "attached");
                 Ok(shown)
             }
@@ -271,8 +291,9 @@ impl Openings {
         let key = ExportKey::new(target.to_string())?;
         blocking(move || loops.detach(&key)).await?;
         let gone = guard(&self.attached).remove(&target);
-        match gone {
-            Some(attachment) => self.close(&attachment.opening).await,
+        guard(&self.lost).remove(&target);
+        match gone.and_then(|attachment| attachment.opening) {
+            Some(opening) => self.close(&opening).await,
             None => Ok(()),
         }
     }
@@ -343,7 +364,10 @@ impl Openings {
             let directory = self.options.directory.clone();
             let limits = Limits { memory_bytes_max: self.options.memory_bytes_max, ..Limits::default() };
             let runtime = self.engine.runtime();
-            blocking(move || LoopExports::start(&directory, runtime, limits)).await.map(Arc::new)
+            match self.options.holder.clone() {
+                Some(holder) => self.take_over(directory, runtime, limits, holder).await,
+                None => blocking(move || LoopExports::start(&directory, runtime, limits)).await.map(Arc::new),
+            }
         };
         self.loops.get_or_try_init(start).await.cloned()
     }

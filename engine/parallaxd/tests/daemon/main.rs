@@ -4,4 +4,5 @@ mod content;
 mod life;
 mod network;
 mod registry;
+mod restart;
 mod world;

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -20,12 +20,13 @@ pub(crate) struct World {
     directory: TempDir,
     extra: String,
     daemon: Option<Child>,
+    holder: Option<Child>,
 }
 
 impl World {
     /// A pool of 256 MiB that the daemon makes itself.
     pub(crate) fn new() -> Self {
-        Self { directory: TempDir::new().unwrap(), extra: String::new(), daemon: None }
+        Self { directory: TempDir::new().unwrap(), extra: String::new(), daemon: None, holder: None }
     }
 
     /// With more lines of configuration.
@@ -50,19 +51,90 @@ impl World {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    fn holder_socket(&self) -> PathBuf {
+        self.path("holder/holder.sock")
+    }
+
+    /// Tails of this test, which must not be those of another.
+    pub(crate) fn tails(&self) -> PathBuf {
+        let name = self.directory.path().display().to_string().replace('/', "-");
+        Path::new("/dev/shm").join(format!("parallax-test{name}"))
+    }
+
+    /// Starts a holder; the daemon uses it from its next start on.
+    pub(crate) fn start_holder(&mut self, patience_seconds: u32) {
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_parallaxd"))
+            .args(["supervise", "--json", "--patience", &patience_seconds.to_string(), "--socket"])
+            .arg(self.holder_socket())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.holder = Some(child);
+    }
+
+    /// SIGKILL to the holder.
+    pub(crate) fn kill_holder(&mut self) {
+        let holder = self.holder.as_mut().expect("a holder was started");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+    }
+
+    /// Has the holder end what it keeps, as an operator would.
+    pub(crate) fn release(&self) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_parallaxd"))
+            .args(["supervise", "--release", "--socket"])
+            .arg(self.holder_socket())
+            .output()
+            .unwrap()
+    }
+
     fn configuration(&self) -> PathBuf {
         let path = self.path("parallaxd.yaml");
         let directory = self.directory.path().display();
-        // The tails of one test must not be those of another.
-        let tails = directory.to_string().replace('/', "-");
+        let holder = match self.holder {
+            Some(_) => format!(", holder: {}", self.holder_socket().display()),
+            None => String::new(),
+        };
         let text = format!(
             "node: test\npool: {{path: {directory}/pool.img, create: {{size: 256M}}}}\n\
-             socket: {directory}/parallaxd.sock\nexports: {{directory: {directory}/exports}}\n\
-             tails: /dev/shm/parallax-test{tails}\nlog: {{format: json}}\nshutdown_within: 20s\n{}",
+             socket: {directory}/parallaxd.sock\nexports: {{directory: {directory}/exports{holder}}}\n\
+             tails: {}\nlog: {{format: json}}\nshutdown_within: 20s\n{}",
+            self.tails().display(),
             self.extra
         );
         std::fs::write(&path, text).unwrap();
         path
+    }
+
+    /// A daemon of somebody who knows nothing of the holder, on the same pool; runs until it is dropped.
+    pub(crate) async fn stranger(&self) -> (Stranger, Client) {
+        let path = self.path("stranger.yaml");
+        let socket = self.path("stranger.sock");
+        let text = std::fs::read_to_string(self.configuration()).unwrap();
+        let (exports, own) = (self.path("exports"), self.path("parallaxd.sock"));
+        let text = text
+            .replace(&format!(", holder: {}", self.holder_socket().display()), "")
+            .replace(&exports.display().to_string(), &self.path("others").display().to_string())
+            .replace(&own.display().to_string(), &socket.display().to_string());
+        std::fs::write(&path, text).unwrap();
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_parallaxd"))
+            .arg("--config")
+            .arg(path)
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let stranger = Stranger(child);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(client) = Client::connect(&Endpoint::Unix(socket.clone())).await {
+                return (stranger, client.with_deadline(PATIENCE));
+            }
+            assert!(Instant::now() < end, "the stranger does not answer\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The daemon's command line.
@@ -133,14 +205,28 @@ impl World {
     }
 }
 
+/// See [`World::stranger`].
+pub(crate) struct Stranger(Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         if let Some(daemon) = &mut self.daemon {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
-        let tails = self.directory.path().display().to_string().replace('/', "-");
-        let _ = std::fs::remove_dir_all(Path::new("/dev/shm").join(format!("parallax-test{tails}")));
+        if let Some(holder) = &mut self.holder {
+            // Whatever still waits for a daemon fails now.
+            let _ = holder.kill();
+            let _ = holder.wait();
+        }
+        let _ = std::fs::remove_dir_all(self.tails());
     }
 }
 
