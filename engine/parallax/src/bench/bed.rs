@@ -5,7 +5,7 @@ use crate::failure::{Failure, Outcome};
 use parallax_block::{BlockDevice, Result};
 use parallax_device::{IoMode, OpenOptions, ReactorHandle, ShmTails, open_device};
 use parallax_store::{
-    CreatePool, CreateVdi, Environment, Name, Pool, SnapshotId, Source, TakeSnapshot, VdiId,
+    CreatePool, CreateVdi, Environment, Name, Pool, SnapshotId, Source, TakeSnapshot, Vdi, VdiId,
 };
 use parallaxd::engine::{Reactors, entropy, host_name, now};
 use std::{
@@ -115,9 +115,14 @@ impl Bed {
         Ok(self.run(move |pool| async move { pool.create_vdi(create).await }).await?.id)
     }
 
-    pub(super) async fn attach(&self, volume: VdiId) -> Outcome<Arc<dyn BlockDevice>> {
-        let vdi = self.run(move |pool| async move { pool.attach(volume).await }).await?;
-        Ok(vdi)
+    pub(super) async fn attach(&self, volume: VdiId) -> Outcome<Arc<Vdi>> {
+        Ok(self.run(move |pool| async move { pool.attach(volume).await }).await?)
+    }
+
+    /// Releases a volume in order, so that it can be attached again.
+    pub(super) async fn detach(&self, vdi: Arc<Vdi>) -> Outcome {
+        self.run(move |_| async move { vdi.detach().await }).await?;
+        Ok(())
     }
 
     /// A snapshot; it is durable when this returns.

@@ -24,8 +24,9 @@ use crate::{
     output::Output,
 };
 use bed::{Bed, Scratch};
+use parallax_block::BlockDevice;
 use report::Report;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 const PAGE: u64 = 4096;
 const LARGE: u64 = 1 << 20;
@@ -55,7 +56,7 @@ pub(crate) async fn run(place: &Place, arguments: &BenchArguments, output: Outpu
         let bed = Bed::make(&files, size * (1 + SPARE) + (256 << 20)).await?;
         let bare = bed.bare(&files, size)?;
         let volume = bed.volume("bench", size).await?;
-        let vdi = bed.attach(volume).await?;
+        let vdi: Arc<dyn BlockDevice> = bed.attach(volume).await?;
         loads::run(&bed, plan, &bare, &vdi, &mut report).await?;
         snapshots::run(&bed, plan, volume, &vdi, &mut report).await?;
         drop(vdi);

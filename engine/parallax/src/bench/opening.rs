@@ -27,7 +27,7 @@ pub(super) async fn run(mut bed: Bed, plan: Plan, report: &mut Report) -> Outcom
         // Attached meanwhile: otherwise each snapshot would open the volume for itself.
         let vdi = bed.attach(volume).await?;
         together(&bed, volume, Until::Requests(u64::from(count - there))).await?;
-        drop(vdi);
+        bed.detach(vdi).await?;
         there = count;
         let (mut pools, mut volumes) = (Vec::new(), Vec::new());
         for _ in 0..TIMES {
@@ -35,7 +35,7 @@ pub(super) async fn run(mut bed: Bed, plan: Plan, report: &mut Report) -> Outcom
             let begun = Instant::now();
             let vdi = bed.attach(volume).await?;
             volumes.push(begun.elapsed());
-            drop(vdi);
+            bed.detach(vdi).await?;
         }
         let add = |what: &str, times| {
             let title = format!("open the {what}, {count} snapshots");

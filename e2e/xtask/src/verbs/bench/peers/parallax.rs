@@ -16,7 +16,7 @@ use crate::node::Node;
 use parallax_e2e::{process, wait};
 
 /// The pool holds this many images: what snapshots keep is not small.
-const POOL_IMAGES: u64 = 8;
+const POOL_IMAGES: u64 = 6;
 /// Name of the filled volume.
 const FILLED: &str = "filled";
 /// Writes a second while many snapshots are taken.
