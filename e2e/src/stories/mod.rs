@@ -1,6 +1,7 @@
 //! One story, one file.
 
 mod block;
+mod daemon_killed;
 mod daemon_restart;
 mod delete_orders;
 mod growth;
@@ -35,6 +36,7 @@ pub const ALL: &[Story] = &[
     growth::STORY,
     delete_orders::STORY,
     daemon_restart::STORY,
+    daemon_killed::STORY,
     memory_limit::STORY,
     plugin_killed::STORY,
     postgres::STORY,

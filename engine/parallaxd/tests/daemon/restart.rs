@@ -19,8 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Kills in a row.
+/// Kills in a row, unless the environment says how many.
 const KILLS: u32 = 20;
+const KILLS_VARIABLE: &str = "PARALLAX_TEST_KILLS";
 
 /// Long enough for everything that a test waits for on purpose; I/O that waits longer fails.
 const PATIENCE: u32 = 60;
@@ -177,14 +178,17 @@ async fn twenty_kills_under_verified_load_are_twenty_pauses() {
             "--ioengine=libaio --direct=1 --rw=randwrite --bs=16k --size=24m --iodepth=16 --fsync=64 --verify_backlog=256",
         ),
     ];
+    let kills = std::env::var(KILLS_VARIABLE).map_or(KILLS, |kills| kills.parse().unwrap());
+    // A kill and the next start take about two seconds.
+    let runtime = kills * 9 / 4;
     let jobs: Vec<_> = jobs
         .iter()
-        .map(|(name, words)| (*name, fio(&mount, name, &format!("{words} --runtime=45"))))
+        .map(|(name, words)| (*name, fio(&mount, name, &format!("{words} --runtime={runtime}"))))
         .collect();
     let mut pauses = Vec::new();
-    for round in 0..KILLS {
+    for round in 0..kills {
         let reader = Reader::start(&devices[1]);
-        tokio::time::sleep(Duration::from_millis(300 + u64::from(round) * 37)).await;
+        tokio::time::sleep(Duration::from_millis(300 + u64::from(round % 20) * 37)).await;
         world.kill();
         client = world.start().await;
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,0 +1,123 @@
+//! parallaxd is killed twenty times under a pod that writes: the pod notices pauses, and nothing else.
+//!
+//! Each time the process that has the pool is killed from outside, and its pod deleted, so that kubelet makes a new one
+//! at once instead of waiting longer and longer. The volume's device waits in the holder meanwhile.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::Story;
+use crate::objects::{Claim, FILESYSTEM, From, shell};
+use crate::pool::{DAEMON, NAMESPACE};
+use crate::say;
+use crate::stage::{PATIENCE, Stage, condition};
+use crate::wait;
+
+pub(super) const STORY: Story = Story {
+    name: "daemon-killed",
+    summary: "parallaxd is killed twenty times under verified writes; they pause, nothing fails, nothing is lost",
+    run,
+};
+
+/// fio and a shell, made for the stories.
+const IMAGE: &str = "localhost/parallax-fio:stable";
+
+const KILLS: u32 = 20;
+
+/// Writes and verifies without end; beside it, a ledger tells each number that it has synced.
+const LOAD: &str = r#"
+fio --name=load --filename=/data/load --size=64m --rw=randwrite --bs=16k --ioengine=libaio --direct=1 --iodepth=8 \
+    --fsync=64 --verify=crc32c --verify_backlog=512 --verify_fatal=1 --time_based --runtime=3600 --output=/tmp/load &
+fio=$!
+n=1
+while kill -0 $fio && echo $n >> /data/ledger && sync /data/ledger; do
+  echo $n > /tmp/synced
+  n=$((n + 1))
+  sleep 0.05
+done
+wait $fio
+cat /tmp/load
+exit 1
+"#;
+
+/// Of all the programs named parallaxd, the one that has the pool.
+const KILL: &str = "for pid in $(pidof parallaxd); do \
+    if tr '\\0' ' ' < /proc/$pid/cmdline | grep -q -- '--config'; then kill -9 $pid && exit 0; fi; done; exit 1";
+
+fn run(stage: &Stage) -> Result<()> {
+    let namespace = &stage.namespace;
+    stage.step("a pod writes and verifies without pause", || {
+        stage.claim(Claim { name: "busy", class: FILESYSTEM, size: "256Mi", from: From::Empty })?;
+        let mut load = shell(namespace, "load", "busy", LOAD);
+        load["spec"]["containers"][0]["image"] = json!(IMAGE);
+        stage.apply(&[load, killer(namespace)])?;
+        stage.ready("load")?;
+        stage.ready("killer")?;
+        beyond(stage, 10)
+    })?;
+    let mut longest = Duration::ZERO;
+    stage.step(&format!("parallaxd is killed {KILLS} times, and each time the writes go on"), || {
+        for _ in 0..KILLS {
+            longest = longest.max(kill(stage)?);
+        }
+        Ok(())
+    })?;
+    say::note(format!("the longest pause took {} ms, a new pod included", longest.as_millis()));
+    stage.step("the load has not ended, and the ledger is whole", || {
+        let synced = synced(stage)?;
+        let ledger = stage.sh("load", "cat /data/ledger")?;
+        let numbers: Vec<u64> = ledger.lines().filter_map(|line| line.parse().ok()).collect();
+        ensure!(numbers.len() as u64 >= synced, "{synced} numbers were synced, {} are there", numbers.len());
+        let gap = numbers.iter().zip(1..).find(|(found, expected)| *found != expected);
+        ensure!(gap.is_none(), "the ledger has a gap: {gap:?}");
+        beyond(stage, synced)
+    })?;
+    stage.step("the pods end and the volume is detached", || {
+        stage.delete(&["pod/load", "pod/killer"])?;
+        stage.detached("busy")
+    })?;
+    stage.step("the pool is clean", || stage.pool.check())?;
+    stage.step("everything is deleted", || stage.delete(&["pvc/busy"]))
+}
+
+/// A pod that sees every process of the node.
+fn killer(namespace: &str) -> serde_json::Value {
+    let mut killer = shell(namespace, "killer", "none", "sleep infinity");
+    killer["spec"]["hostPID"] = json!(true);
+    killer["spec"]["volumes"] = json!([]);
+    killer["spec"]["containers"][0]["volumeMounts"] = json!([]);
+    killer["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
+    killer
+}
+
+/// The last number that the pod has synced.
+fn synced(stage: &Stage) -> Result<u64> {
+    let text = stage.sh("load", "cat /tmp/synced")?;
+    text.trim().parse().with_context(|| format!("reading the ledger's last number {text:?}"))
+}
+
+fn beyond(stage: &Stage, number: u64) -> Result<()> {
+    wait::until("the ledger to grow", PATIENCE, || Ok((synced(stage)? > number).then_some(())))
+}
+
+/// Kills the daemon, waits for another, and answers with the time until the pod has synced again.
+fn kill(stage: &Stage) -> Result<Duration> {
+    let kube = &stage.kube;
+    let old = kube.pod(NAMESPACE, DAEMON)?;
+    stage.sh("killer", KILL).context("killing parallaxd")?;
+    let begun = Instant::now();
+    let forced = ["--force", "--grace-period=0", "--wait=false"];
+    let object = format!("pod/{old}");
+    kube.run(&[&["delete", "-n", NAMESPACE, object.as_str()][..], &forced].concat())?;
+    let before = synced(stage)?;
+    beyond(stage, before + 1)?;
+    let pause = begun.elapsed();
+    wait::until("another daemon to be ready", PATIENCE, || {
+        let Ok(new) = kube.pod(NAMESPACE, DAEMON) else { return Ok(None) };
+        let found = kube.json(&["get", "pod", "-n", NAMESPACE, &new])?;
+        Ok((new != old && condition(&found, "Ready")).then_some(()))
+    })?;
+    Ok(pause)
+}
