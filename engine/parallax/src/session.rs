@@ -80,6 +80,8 @@ impl Session {
             directory: std::env::temp_dir().join(format!("parallax-{}", std::process::id())),
             attachments_max: 16,
             memory_bytes_max: 64 << 20,
+            // What this process attaches goes with it.
+            holder: None,
         };
         let openings = Arc::new(Openings::new(Arc::clone(&engine), exports));
         let metrics = Arc::new(Metrics::default());
