@@ -19,7 +19,7 @@ const BLOCK_SECTORS: u64 = 8;
 
 /// What a lane asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Read,
     Status,
     Write { fua: bool },
@@ -51,13 +51,32 @@ impl Life {
     /// Sends one request to some volume and judges the answer. Whether there was a volume to send it to.
     pub(crate) async fn request(&self) -> std::result::Result<bool, Failure> {
         let Some(request) = self.choose() else { return Ok(false) };
-        match request.kind {
-            Kind::Read => self.read(request).await?,
-            Kind::Status => self.status(request).await?,
-            Kind::Flush => self.flush(request).await?,
-            _ => self.change(request).await?,
-        }
+        self.send(request).await?;
         Ok(true)
+    }
+
+    /// Sends this request to the first volume that is attached, if one is.
+    pub(crate) async fn ask(&self, kind: Kind, sectors: Range<u64>) -> std::result::Result<(), Failure> {
+        let request = {
+            let mut forest = self.drill.forest.lock();
+            let attached =
+                forest.volumes.iter().find_map(|(id, v)| v.handle.clone().map(|handle| (*id, handle)));
+            let stamp = forest.next_stamp();
+            attached.map(|(vdi, handle)| Request { vdi, handle, kind, sectors, stamp })
+        };
+        match request {
+            Some(request) => self.send(request).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&self, request: Request) -> std::result::Result<(), Failure> {
+        match request.kind {
+            Kind::Read => self.read(request).await,
+            Kind::Status => self.status(request).await,
+            Kind::Flush => self.flush(request).await,
+            _ => self.change(request).await,
+        }
     }
 
     fn choose(&self) -> Option<Request> {

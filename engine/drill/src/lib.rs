@@ -14,12 +14,14 @@
 //! manage    operations on volumes and snapshots
 //! verify    comparison of an open pool with the model
 //! run       lives in a row, and the report of a failure
+//! enumerate every crash point of small workloads
 //! shrink    a failing run, made smaller
 //! mutants   bugs of the store, switched on to see that they are found
 //! ```
 
 #![forbid(unsafe_code)]
 
+pub mod enumerate;
 pub mod fake;
 mod io;
 mod life;

@@ -5,7 +5,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{mutants, seeds};
+use commands::{enumerate, mutants, seeds};
 use std::process::ExitCode;
 
 /// Tortures the store in a simulated world. A seed always gives the same run.
@@ -20,6 +20,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Looks at every crash point of every small workload.
+    Enumerate(enumerate::Args),
     /// Switches on bugs of the store, one after the other, and wants every one found.
     Mutants(mutants::Args),
 }
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let well = match arguments.verb {
         None => seeds::run(&arguments.seeds),
+        Some(Verb::Enumerate(arguments)) => enumerate::run(&arguments),
         Some(Verb::Mutants(arguments)) => mutants::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }

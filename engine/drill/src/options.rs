@@ -190,6 +190,8 @@ pub struct Options {
     pub extent_bytes: u64,
     /// Bytes of the disk's sectors.
     pub sector_bytes: u32,
+    /// Of volumes in a hundred, how many have sectors of 4 KiB.
+    pub large_percent: u64,
     /// The volumes together may outgrow the pool, so running out of space is part of the run.
     pub tight: bool,
     /// Bounds of the store's memory.
@@ -284,6 +286,7 @@ impl Options {
             capacity: extent_bytes * extents,
             extent_bytes,
             sector_bytes: if large_sectors { 4096 } else { 512 },
+            large_percent: if large_sectors { 100 } else { 16 },
             tight,
             limits: if small && has(Feature::SmallLimits) { limits } else { Limits::default() },
             volume_sectors: if tight { 4096..12288 } else { size },

@@ -10,7 +10,7 @@ use parallax_block::Runtime;
 use parallax_sim::{DiskOptions, Either, Image, Prng, Process, SimDisk, SimTails, Unflushed, World, either};
 use parallax_store::{CreatePool, Environment, Name, Severity};
 use parking_lot::Mutex;
-use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{fmt, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 /// What went wrong, and the story of the place where it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,8 +126,8 @@ pub(crate) struct Drill {
     pub(crate) options: Options,
     pub(crate) forest: Mutex<Forest>,
     pub(crate) summary: Mutex<Summary>,
-    system: Arc<dyn System>,
-    tails: SimTails,
+    pub(crate) system: Arc<dyn System>,
+    pub(crate) tails: SimTails,
     entropy: Arc<dyn Fn() -> u128 + Send + Sync>,
 }
 
@@ -140,19 +140,17 @@ pub fn run(seed: u64, ops: u64, system: Arc<dyn System>) -> Report {
 pub fn run_plan(plan: &Plan, system: Arc<dyn System>) -> Report {
     let world = World::new(plan.seed ^ plan.course << 48);
     let options = Options::derive(plan);
-    let drill = Arc::new(Drill {
-        tails: SimTails::new(&world),
-        entropy: world.entropy(),
-        world: world.clone(),
-        options: options.clone(),
-        forest: Mutex::default(),
-        summary: Mutex::default(),
-        system,
-    });
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| world.try_run(drill.lives())));
-    let failure = match outcome {
-        Ok(Ok(Ok(()))) => None,
-        Ok(Ok(Err(failure))) => Some(failure),
+    let tails = SimTails::new(&world);
+    let drill = Drill::new(&world, options.clone(), Forest::new(), tails, system);
+    let failure = guarded(&world, drill.lives());
+    let summary = *drill.summary.lock();
+    Report { options, summary, history: world.history(), elapsed: world.now(), failure }
+}
+
+/// Runs `work` to its end; a panic or a deadlock is a failure like any other.
+pub(crate) fn guarded(world: &World, work: impl Future<Output = Result<(), Failure>>) -> Option<Failure> {
+    match std::panic::catch_unwind(AssertUnwindSafe(|| world.try_run(work))) {
+        Ok(Ok(outcome)) => outcome.err(),
         Ok(Err(deadlock)) => Some(Failure::new(deadlock.to_string())),
         Err(panic) => {
             let text = panic
@@ -161,12 +159,46 @@ pub fn run_plan(plan: &Plan, system: Arc<dyn System>) -> Report {
                 .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             Some(Failure::new(format!("panic: {}", text.unwrap_or_else(|| "no message".to_owned()))))
         }
-    };
-    let summary = *drill.summary.lock();
-    Report { options, summary, history: world.history(), elapsed: world.now(), failure }
+    }
 }
 
 impl Drill {
+    pub(crate) fn new(
+        world: &World,
+        options: Options,
+        forest: Forest,
+        tails: SimTails,
+        system: Arc<dyn System>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tails,
+            entropy: world.entropy(),
+            world: world.clone(),
+            options,
+            forest: forest.into(),
+            summary: Mutex::default(),
+            system,
+        })
+    }
+
+    /// Shape and manners of the disk.
+    pub(crate) fn disk_options(&self) -> DiskOptions {
+        let latency = Duration::from_micros(5)..self.options.latency_max;
+        let logical_block = self.options.sector_bytes;
+        DiskOptions { latency, logical_block, ..DiskOptions::new(self.options.capacity) }
+    }
+
+    /// A pool on a disk that was used before: what is exposed without having been written is not zeroes.
+    pub(crate) async fn format(&self) -> Result<SimDisk, Failure> {
+        let disk = SimDisk::with_image(&self.world, self.disk_options(), Image::filled(0xee));
+        let process = self.world.process("format");
+        let options = CreatePool { extent_bytes: Some(self.options.extent_bytes), force: true };
+        let created = self.system.create(&disk, options, &self.environment(&process)).await;
+        created.map_err(|error| Failure::new(format!("formatting the pool: {error:?}")))?;
+        process.kill();
+        Ok(disk)
+    }
+
     pub(crate) fn count(&self, change: impl FnOnce(&mut Summary)) {
         change(&mut self.summary.lock());
     }
@@ -182,16 +214,7 @@ impl Drill {
 
     async fn lives(self: &Arc<Self>) -> Result<(), Failure> {
         let mut prng = self.world.prng();
-        let latency = Duration::from_micros(5)..self.options.latency_max;
-        let logical_block = self.options.sector_bytes;
-        let disk_options = DiskOptions { latency, logical_block, ..DiskOptions::new(self.options.capacity) };
-        // A disk that was used before: what is exposed without having been written is not zeroes.
-        let mut disk = SimDisk::with_image(&self.world, disk_options, Image::filled(0xee));
-        let process = self.world.process("format");
-        let options = CreatePool { extent_bytes: Some(self.options.extent_bytes), force: true };
-        let created = self.system.create(&disk, options, &self.environment(&process)).await;
-        created.map_err(|error| Failure::new(format!("formatting the pool: {error:?}")))?;
-        process.kill();
+        let mut disk = self.format().await?;
         for number in 0..=self.options.lives {
             let opened;
             (disk, opened) = self.open(disk, number, &mut prng).await?;
@@ -247,7 +270,12 @@ impl Drill {
     }
 
     /// Closes a pool in order, and verifies that it is clean.
-    async fn close(&self, life: &Arc<Life>, disk: SimDisk, process: Process) -> Result<SimDisk, Failure> {
+    pub(crate) async fn close(
+        &self,
+        life: &Arc<Life>,
+        disk: SimDisk,
+        process: Process,
+    ) -> Result<SimDisk, Failure> {
         let begin = self.forest.lock().note(None, 0..0, "close");
         match either(life.pool.close(), self.world.sleep(Duration::from_secs(600))).await {
             Either::Left(Ok(())) => {}
@@ -294,7 +322,7 @@ impl Drill {
     }
 
     /// What the model makes of a death.
-    fn forget(&self, power_cut: bool, what: &str) {
+    pub(crate) fn forget(&self, power_cut: bool, what: &str) {
         let mut forest = self.forest.lock();
         forest.note(None, 0..0, what);
         forest.complete_doubts();
@@ -310,7 +338,7 @@ impl Drill {
     }
 
     /// Opens the pool, after up to three deaths on the way.
-    async fn open(
+    pub(crate) async fn open(
         &self,
         mut disk: SimDisk,
         number: usize,
@@ -358,15 +386,8 @@ impl Drill {
     }
 
     /// Verifies the pool on a copy of the disk.
-    async fn check(&self, disk: &SimDisk, clean: bool) -> Result<(), Failure> {
-        let copy = SimDisk::with_image(
-            &self.world,
-            DiskOptions {
-                logical_block: self.options.sector_bytes,
-                ..DiskOptions::new(self.options.capacity)
-            },
-            disk.crash_image(Unflushed::Kept),
-        );
+    pub(crate) async fn check(&self, disk: &SimDisk, clean: bool) -> Result<(), Failure> {
+        let copy = SimDisk::with_image(&self.world, self.disk_options(), disk.crash_image(Unflushed::Kept));
         let found = self.system.check(&copy).await;
         let found = found.map_err(|error| Failure::new(format!("checking the pool: {error:?}")))?;
         self.count(|summary| summary.checks += 1);

@@ -1,4 +1,5 @@
 //! What the program can be asked to do.
 
+pub(crate) mod enumerate;
 pub(crate) mod mutants;
 pub(crate) mod seeds;

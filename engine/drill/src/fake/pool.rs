@@ -220,7 +220,8 @@ impl Subject for Pool {
             if std::mem::replace(&mut volume.info.attached, true) {
                 return refuse(ErrorKind::Busy);
             }
-            Ok(Arc::new(Attached { pool: self.clone(), id, requests: Arc::default() }) as Arc<dyn subject::Volume>)
+            Ok(Arc::new(Attached { pool: self.clone(), id, requests: Arc::default() })
+                as Arc<dyn subject::Volume>)
         })
     }
 

@@ -169,7 +169,7 @@ impl Life {
         Timestamp(self.drill.world.now().as_millis() as i64)
     }
 
-    async fn collect(&self) -> Checked {
+    pub(crate) async fn collect(&self) -> Checked {
         if !self.claim_collection() {
             return Ok(());
         }

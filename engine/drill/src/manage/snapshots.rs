@@ -13,7 +13,7 @@ const SECTOR: u64 = SECTOR_SIZE as u64;
 
 impl Life {
     /// Takes snapshots of up to `count` volumes at one instant.
-    pub(super) async fn snapshot(&self, count: usize) -> Checked {
+    pub(crate) async fn snapshot(&self, count: usize) -> Checked {
         let mut vdis: Vec<VdiId> = Vec::new();
         for _ in 0..count {
             vdis.extend(self.share_volume().filter(|id| {
@@ -80,14 +80,14 @@ impl Life {
         Ok(())
     }
 
-    pub(super) async fn inspect(&self) -> Checked {
+    pub(crate) async fn inspect(&self) -> Checked {
         let Some(id) = self.share_snapshot(None) else { return Ok(()) };
         self.inspect_snapshots(&[id]).await?;
         self.release_snapshot(id);
         Ok(())
     }
 
-    pub(super) async fn label(&self) -> Checked {
+    pub(crate) async fn label(&self) -> Checked {
         let Some(id) = self.claim_snapshot(None) else { return Ok(()) };
         let label = self.drill.forest.lock().next_label();
         let key = self.begin(Doubt::Label(id, label.clone()));
@@ -105,7 +105,7 @@ impl Life {
         Ok(())
     }
 
-    pub(super) async fn delete_snapshot(&self) -> Checked {
+    pub(crate) async fn delete_snapshot(&self) -> Checked {
         let Some(id) = self.claim_snapshot(None) else { return Ok(()) };
         let key = self.begin(Doubt::DeleteSnapshot(id));
         let answer = self.pool.delete_snapshot(id).await;
@@ -118,7 +118,7 @@ impl Life {
     }
 
     /// Compares two snapshots of one volume and sees that every difference is in the answer.
-    pub(super) async fn diff(&self) -> Checked {
+    pub(crate) async fn diff(&self) -> Checked {
         let Some(target) = self.share_snapshot(None) else { return Ok(()) };
         let base = if self.prng.lock().chance(3, 4) { self.share_snapshot(Some(target.vdi)) } else { None };
         let (size, new) = self.content_of(target).await?;
@@ -169,7 +169,7 @@ impl Life {
     }
 
     /// Sees that the figures of space are possible.
-    pub(super) async fn space(&self) -> Checked {
+    pub(crate) async fn space(&self) -> Checked {
         let info = self.pool.info();
         let used = info.data_used + info.metadata_used;
         if used > info.capacity || info.free > info.capacity || info.extents_free > info.extents {

@@ -38,14 +38,14 @@ impl Life {
         }
     }
 
-    pub(super) async fn create_empty(&self) -> Checked {
+    pub(crate) async fn create_empty(&self) -> Checked {
         if !self.has_room() {
             return Ok(());
         }
         let (sectors, logical_block) = {
             let mut prng = self.prng.lock();
             let sectors = prng.range(self.drill.options.volume_sectors.clone());
-            let large = prng.chance(1, 6) || self.drill.options.sector_bytes == 4096;
+            let large = prng.chance(self.drill.options.large_percent, 100);
             (sectors, if large { 4096 } else { 512 })
         };
         let size = (sectors * SECTOR_SIZE as u64).next_multiple_of(4096);
@@ -70,7 +70,7 @@ impl Life {
     }
 
     /// Content of a snapshot, which is read first if it was not yet.
-    pub(super) async fn content_of(&self, id: SnapshotId) -> Checked<(u64, Content)> {
+    pub(crate) async fn content_of(&self, id: SnapshotId) -> Checked<(u64, Content)> {
         let held = |life: &Self| {
             let forest = life.drill.forest.lock();
             let snapshot = forest.volumes.get(&id.vdi).and_then(|v| v.snapshots.get(&id.number));
@@ -85,7 +85,7 @@ impl Life {
         }
     }
 
-    pub(super) async fn clone_snapshot(&self) -> Checked {
+    pub(crate) async fn clone_snapshot(&self) -> Checked {
         let Some(id) = self.has_room().then(|| self.share_snapshot(None)).flatten() else { return Ok(()) };
         let (size, content) = self.content_of(id).await?;
         let asked = self.clone_size(size);
@@ -112,7 +112,7 @@ impl Life {
         Ok(())
     }
 
-    pub(super) async fn clone_volume(&self) -> Checked {
+    pub(crate) async fn clone_volume(&self) -> Checked {
         let Some(of) = self.has_room().then(|| self.share_volume()).flatten() else { return Ok(()) };
         if self.drill.forest.lock().volume(of).unread.is_some() {
             self.release_volume(of);
@@ -164,7 +164,7 @@ impl Life {
         Ok(())
     }
 
-    pub(super) async fn delete_volume(&self) -> Checked {
+    pub(crate) async fn delete_volume(&self) -> Checked {
         let Some(id) = self.claim_volume(Some(false)) else { return Ok(()) };
         let key = self.begin(Doubt::Delete(id));
         let answer = self.pool.delete_vdi(id).await;
@@ -176,7 +176,7 @@ impl Life {
         Ok(())
     }
 
-    pub(super) async fn rename(&self) -> Checked {
+    pub(crate) async fn rename(&self) -> Checked {
         let Some(id) = self.claim_volume(None) else { return Ok(()) };
         let text = self.drill.forest.lock().next_name();
         let key = self.begin(Doubt::Rename(id, text.clone()));
@@ -188,7 +188,7 @@ impl Life {
         Ok(())
     }
 
-    pub(super) async fn resize(&self) -> Checked {
+    pub(crate) async fn resize(&self) -> Checked {
         let Some(id) = self.claim_volume(None) else { return Ok(()) };
         let more = match self.prng.lock().range(0..4) {
             0 => 4 << 20,
@@ -211,7 +211,7 @@ impl Life {
         Ok(())
     }
 
-    pub(super) async fn revert(&self) -> Checked {
+    pub(crate) async fn revert(&self) -> Checked {
         let Some(id) = self.claim_volume(Some(false)) else { return Ok(()) };
         let Some(to) = self.claim_snapshot(Some(id)) else {
             self.release_volume(id);
@@ -236,7 +236,7 @@ impl Life {
         Ok(())
     }
 
-    pub(super) async fn attach(&self) -> Checked {
+    pub(crate) async fn attach(&self) -> Checked {
         let Some(id) = self.claim_volume(Some(false)) else { return Ok(()) };
         let unread = self.drill.forest.lock().volume(id).unread.clone();
         if let Some(cut) = unread {
@@ -252,7 +252,7 @@ impl Life {
         Ok(())
     }
 
-    pub(super) async fn detach(&self) -> Checked {
+    pub(crate) async fn detach(&self) -> Checked {
         let Some(id) = self.claim_volume(Some(true)) else { return Ok(()) };
         let (handle, begin) = {
             let mut forest = self.drill.forest.lock();
@@ -274,7 +274,7 @@ impl Life {
     }
 
     /// What must be refused, and how.
-    pub(super) async fn refused(&self) -> Checked {
+    pub(crate) async fn refused(&self) -> Checked {
         let nobody = VdiId(Uuid::from_u128(0xdead));
         let unknown = self.pool.delete_vdi(nobody).await.err().map(|error| error.kind());
         if unknown != Some(ErrorKind::NotFound) {

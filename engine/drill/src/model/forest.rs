@@ -76,6 +76,7 @@ impl Use {
 }
 
 /// A volume.
+#[derive(Clone)]
 pub struct Volume {
     /// Name.
     pub name: String,
@@ -176,6 +177,7 @@ pub struct Note {
 }
 
 /// Everything that the model knows.
+#[derive(Clone)]
 pub struct Forest {
     /// Clock and writes.
     pub writes: Writes,

@@ -40,7 +40,7 @@ pub struct Write {
 }
 
 /// All writes of a run, and its clock.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Writes {
     now: Tick,
     table: Vec<Write>,

@@ -1,5 +1,6 @@
 //! What a disk tells its observers, and how a test picks requests.
 
+use super::SimDisk;
 use parallax_block::ByteRange;
 use std::sync::Arc;
 
@@ -78,6 +79,8 @@ pub enum Phase {
 /// One step in the life of a request.
 #[derive(Debug)]
 pub struct Event<'a> {
+    /// The disk; it may be asked, not sent requests.
+    pub disk: &'a SimDisk,
     /// Which.
     pub request: &'a Request,
     /// What happened to it.

@@ -87,6 +87,12 @@ struct InFlight {
     ticket: Ticket,
 }
 
+impl std::fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimDisk").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
 impl SimDisk {
     /// A disk of zeroes.
     pub fn new(world: &World, options: DiskOptions) -> Self {
@@ -205,7 +211,7 @@ impl SimDisk {
             request.number,
             range.offset() ^ digest(bytes).rotate_left(17),
         );
-        let event = Event { request, phase, range, bytes };
+        let event = Event { disk: self, request, phase, range, bytes };
         for observer in &mut *self.inner.observers.lock() {
             observer(&event);
         }
