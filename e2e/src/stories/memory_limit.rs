@@ -129,10 +129,18 @@ fn whole(ledger: &str, synced: u64) -> Result<()> {
     Ok(())
 }
 
+/// Of all the programs named parallaxd, the one that has the pool.
+const KILL: &str = r#"
+for pid in $(pidof parallaxd); do
+  if tr '\0' ' ' < /proc/$pid/cmdline | grep -q -- '--config'; then kill -9 $pid && exit 0; fi
+done
+echo 'no daemon was found'; exit 1
+"#;
+
 /// Kills the daemon from outside its container, as nothing inside can kill its first process.
 fn kill_daemon(stage: &Stage) -> Result<()> {
     let (pod, before) = daemon(stage)?;
-    let mut killer = shell(&stage.namespace, "killer", "none", "pkill -9 -f '^parallaxd --config'");
+    let mut killer = shell(&stage.namespace, "killer", "none", KILL);
     killer["spec"]["hostPID"] = json!(true);
     killer["spec"]["volumes"] = json!([]);
     killer["spec"]["containers"][0]["volumeMounts"] = json!([]);

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::{self, Profile};
+use crate::build::{self, Profile, ProjectBinaries};
 use crate::world::World;
 use parallax_e2e::say;
 use peers::{Ground, Parallax};
@@ -117,40 +117,51 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     let plan = if args.quick { QUICK } else { FULL };
     let folder = args.directory.clone().unwrap_or_else(|| world.state.clone()).join("bench");
     let ground = Ground { folder, bytes: plan.image_bytes };
-    let scratch = Scratch::make(&ground, plan)?;
-
     let begun = Instant::now();
-    let mut results = Results::begin(plan, args.quick, &ground.folder)?;
-    let mut progress = Progress::of(plan, &selected);
+    let mut results = Results::begin(plan, args.quick, ground.folder.parent().unwrap_or(&ground.folder))?;
+    let outcome = measure_all(plan, &selected, &ground, &binaries, &mut results);
+    results.end(begun.elapsed());
+
+    // What was measured before something failed is worth keeping.
+    let json = args.json.clone().unwrap_or_else(|| world.state.join("bench.json"));
+    let text = serde_json::to_string_pretty(&results).context("writing the numbers as JSON")?;
+    fs::write(&json, text).with_context(|| format!("writing {}", json.display()))?;
+    println!("{}", tables::markdown(&results));
+    println!("numbers in {}", json.display());
+    outcome?;
+    if selected.whole && (!args.quick || args.write) {
+        let document = world.repo.join("docs/benchmarks.md");
+        tables::write(&document, &results)?;
+        println!("{} {}", say::good("wrote"), document.display());
+    }
+    Ok(())
+}
+
+fn measure_all(
+    plan: Plan,
+    selected: &Selection,
+    ground: &Ground,
+    binaries: &ProjectBinaries,
+    results: &mut Results,
+) -> Result<()> {
+    let mut progress = Progress::of(plan, selected);
     if !selected.rows.is_empty() || selected.idle {
-        let mut parallax = Parallax::new(ground.clone(), &binaries, plan.many);
-        let peers = measure::peers(&ground, &selected.rows);
-        measure::run(plan, &selected.rows, &mut parallax, peers, &mut progress, &mut results)?;
+        let _scratch = Scratch::make(ground, plan)?;
+        let mut parallax = Parallax::new(ground.clone(), binaries, plan.many);
+        let peers = measure::peers(ground, &selected.rows);
+        measure::run(plan, &selected.rows, &mut parallax, peers, &mut progress, results)?;
         if selected.idle {
             results.idle = idle::measure(&mut parallax, plan, &mut progress)?;
         }
         progress.says("verifying the pool");
         parallax.check()?;
     }
-    // The store has files of its own; there need not be room for these as well.
-    drop(scratch);
     if selected.store {
-        let _scratch = Scratch::make(&ground, plan)?;
+        // The images are gone: there need not be room for both.
+        let _scratch = Scratch::make(ground, plan)?;
         results.store = Some(store::measure(&binaries.parallax, &ground.folder, plan, &mut progress)?);
     }
     progress.end();
-    results.end(begun.elapsed());
-
-    let json = args.json.clone().unwrap_or_else(|| world.state.join("bench.json"));
-    let text = serde_json::to_string_pretty(&results).context("writing the numbers as JSON")?;
-    fs::write(&json, text).with_context(|| format!("writing {}", json.display()))?;
-    println!("{}", tables::markdown(&results));
-    println!("numbers in {}", json.display());
-    if selected.whole && (!args.quick || args.write) {
-        let document = world.repo.join("docs/benchmarks.md");
-        tables::write(&document, &results)?;
-        println!("{} {}", say::good("wrote"), document.display());
-    }
     Ok(())
 }
 

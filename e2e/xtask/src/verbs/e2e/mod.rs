@@ -1,5 +1,6 @@
-//! `e2e sanity|stories|suite|vms`.
+//! `e2e sanity|stories|chart|suite|vms`.
 
+pub(crate) mod chart;
 pub(crate) mod sanity;
 pub(crate) mod stories;
 pub(crate) mod suite;
@@ -16,6 +17,8 @@ pub(crate) enum Verb {
     Sanity(sanity::Args),
     /// Stories of users, on the development cluster.
     Stories(stories::Args),
+    /// `helm test`, and an upgrade of the chart under a pod that writes.
+    Chart(chart::Args),
     /// Kubernetes' own storage suite, on the development cluster.
     Suite(suite::Args),
     /// A Debian disk and its clones as virtual machines, all at once, without a cluster.
@@ -26,6 +29,7 @@ pub(crate) fn run(world: &World, verb: &Verb) -> Result<()> {
     match verb {
         Verb::Sanity(args) => sanity::run(world, args).map(drop),
         Verb::Stories(args) => stories::run(world, args),
+        Verb::Chart(args) => chart::run(world, args),
         Verb::Suite(args) => suite::run(world, args),
         Verb::Vms(args) => vms::run(world, args),
     }

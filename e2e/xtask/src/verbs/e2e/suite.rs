@@ -3,6 +3,7 @@
 //! Two of the images that it asks for cannot be made from their sources here; they are used for their shell alone
 //! and stand as busybox under their names (see `image::for_suite`).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -115,6 +116,9 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     for line in failed {
         println!("  {}", say::bad(line));
     }
+    for (reason, times) in skipped(&fs::read_to_string(report.join("junit_01.xml")).unwrap_or_default()) {
+        say::note(format!("{times} left out by the suite itself: {reason}"));
+    }
     println!("{} passed, {} failed", count.passed, count.failed);
     if count.passed + count.failed == 0 {
         bail!("no test has such a name; log {}", log.display());
@@ -125,6 +129,18 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Reasons for which the suite began a test and left it, with their number, from its report.
+fn skipped(report: &str) -> BTreeMap<String, usize> {
+    let mut reasons = BTreeMap::new();
+    for rest in report.split("<skipped message=\"skipped - ").skip(1) {
+        let reason = rest.split('"').next().unwrap_or_default().replace("&#34;", "'");
+        *reasons
+            .entry(reason.trim_end_matches("skipping").trim_end_matches([' ', '-']).to_owned())
+            .or_default() += 1;
+    }
+    reasons
+}
+
 /// Whether this process has a capability; containers never have more.
 fn may(capability: u32) -> Result<bool> {
     let status = fs::read_to_string("/proc/self/status").context("reading this process's rights")?;
@@ -132,4 +148,23 @@ fn may(capability: u32) -> Result<bool> {
         status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("a status without rights")?;
     let mask = u64::from_str_radix(mask.trim(), 16).context("reading this process's rights")?;
     Ok(mask >> capability & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reasons_of_the_suite_are_counted() {
+        let case =
+            |why: &str| format!("<testcase><skipped message=\"skipped - {why}\"></skipped></testcase>");
+        let report = [
+            case("Driver &#34;d&#34; does not support ext3 - skipping"),
+            case("Driver &#34;d&#34; does not support ext3 - skipping"),
+            "<testcase><skipped message=\"skipped\"></skipped></testcase>".to_owned(),
+        ]
+        .concat();
+        let counted = skipped(&report);
+        assert_eq!(counted, [("Driver 'd' does not support ext3".to_owned(), 2)].into());
+    }
 }

@@ -1,0 +1,132 @@
+//! The chart, as an operator uses it: `helm test`, then an upgrade while a pod writes.
+//!
+//! The upgrade changes a value that every part of Parallax sees. Controller and node plugin must be replaced; the
+//! pods that serve devices must stay, and a pod that writes must not notice.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use parallax_e2e::kube::{Kube, text};
+use parallax_e2e::objects::{Claim, FILESYSTEM, From, shell};
+use parallax_e2e::pool::{CONTROLLER, DAEMON, NODE_PLUGIN, Pool};
+use parallax_e2e::process;
+use parallax_e2e::say;
+use parallax_e2e::stage::{PATIENCE, Stage, same};
+use parallax_e2e::wait;
+
+use super::stories::ready;
+use crate::build::Profile;
+use crate::cluster::{NAMESPACE, helm};
+use crate::world::World;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How the project's programs are compiled.
+    #[arg(long, value_enum, default_value = "release")]
+    profile: Profile,
+}
+
+/// Longest time of one command of Helm.
+const HELM: Duration = Duration::from_secs(300);
+/// The value that is changed, and then changed back.
+const CHANGE: &str = "log.filter=debug";
+/// Writes a number five times a second and syncs it; a failed write ends it.
+const WITNESS: &str =
+    "n=0; while n=$((n+1)); do echo $n >> /data/log && sync /data/log || exit 1; sleep 0.2; done";
+
+pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
+    let kube = ready(world, args.profile)?;
+    say::step("helm test: a volume, its snapshot, its restore", || {
+        let mut test = helm(world, &["test", "parallax", "-n", NAMESPACE, "--timeout", "4m"]);
+        process::output(&mut test, HELM).map(drop)
+    })?;
+
+    let pool = Pool::of(&kube);
+    let stage = Stage::open(&kube, &pool, "chart")?;
+    stage.step("a pod starts to write", || {
+        stage.claim(Claim { name: "witness", class: FILESYSTEM, size: "256Mi", from: From::Empty })?;
+        stage.apply(&[shell(&stage.namespace, "witness", "witness", WITNESS)])?;
+        stage.ready("witness")
+    })?;
+    let before = Pods::of(&kube)?;
+    stage.step(&format!("helm upgrade with {CHANGE}"), || upgrade(world, &["--set", CHANGE]))?;
+    let after = stage.step("controller and node plugin are replaced, the daemon is not", || {
+        wait::until("the replaced pods", PATIENCE, || {
+            let now = Pods::of(&kube)?;
+            let rolled = now.controller != before.controller && now.node != before.node;
+            Ok(rolled.then_some(now))
+        })
+    })?;
+    same("the daemon's pod", &after.daemon, &before.daemon)?;
+    stage.step("the pod wrote without a gap, and a new volume is served", || {
+        stage.claim(Claim { name: "new", class: FILESYSTEM, size: "64Mi", from: From::Claim("witness") })?;
+        stage.ready("witness")?;
+        unbroken(&stage.sh("witness", "cat /data/log")?)
+    })?;
+    stage.step("helm upgrade back again", || upgrade(world, &["--set", "log.filter=info"]))?;
+    stage.step("the pod still writes", || {
+        let count = || -> Result<usize> { Ok(stage.sh("witness", "wc -l < /data/log")?.trim().parse()?) };
+        let seen = count()?;
+        wait::until("another line", PATIENCE, || Ok((count()? > seen).then_some(())))?;
+        unbroken(&stage.sh("witness", "cat /data/log")?)
+    })?;
+    stage.step("everything is deleted", || stage.delete(&["pod/witness", "pvc/new", "pvc/witness"]))?;
+    stage.step("the namespace goes, and its volumes", || stage.close())?;
+    say::step("the whole pool is verified", || pool.check())
+}
+
+/// Changes values of the release and keeps all others.
+fn upgrade(world: &World, changes: &[&str]) -> Result<()> {
+    let mut command = helm(world, &["upgrade", "parallax"]);
+    command.arg(world.repo.join("charts/parallax")).args(["--reuse-values", "-n", NAMESPACE]);
+    command.args(["--wait", "--timeout", "3m"]).args(changes);
+    process::output(&mut command, HELM).map(drop)
+}
+
+/// Identities of the pods of each part; pods on their way out do not count.
+#[derive(Debug, Eq, PartialEq)]
+struct Pods {
+    controller: Vec<String>,
+    node: Vec<String>,
+    daemon: Vec<String>,
+}
+
+impl Pods {
+    fn of(kube: &Kube) -> Result<Self> {
+        let identities = |selector: &str| -> Result<Vec<String>> {
+            let found = kube.json(&["get", "pods", "-n", NAMESPACE, "-l", selector])?;
+            let items = found["items"].as_array().cloned().unwrap_or_default();
+            let alive = items.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+            let mut all: Vec<String> = alive.map(|pod| text(&pod["metadata"]["uid"]).to_owned()).collect();
+            all.sort_unstable();
+            ensure!(!all.is_empty(), "no pod is there for {selector}");
+            Ok(all)
+        };
+        Ok(Self {
+            controller: identities(CONTROLLER)?,
+            node: identities(NODE_PLUGIN)?,
+            daemon: identities(DAEMON)?,
+        })
+    }
+}
+
+/// Whether the lines are the numbers from one on.
+fn unbroken(log: &str) -> Result<()> {
+    let numbers: Vec<usize> = log.lines().filter_map(|line| line.parse().ok()).collect();
+    ensure!(!numbers.is_empty(), "the witness wrote nothing");
+    let gap = numbers.iter().zip(1..).find(|(found, expected)| *found != expected);
+    ensure!(gap.is_none(), "the witness has a gap: {gap:?}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_found() {
+        assert!(unbroken("1\n2\n3\n").is_ok());
+        assert!(unbroken("1\n3\n").is_err());
+        assert!(unbroken("").is_err());
+    }
+}
