@@ -117,8 +117,10 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     let plan = if args.quick { QUICK } else { FULL };
     let folder = args.directory.clone().unwrap_or_else(|| world.state.clone()).join("bench");
     let ground = Ground { folder, bytes: plan.image_bytes };
+    fs::create_dir_all(&ground.folder).with_context(|| format!("creating {}", ground.folder.display()))?;
+
     let begun = Instant::now();
-    let mut results = Results::begin(plan, args.quick, ground.folder.parent().unwrap_or(&ground.folder))?;
+    let mut results = Results::begin(plan, args.quick, &ground.folder)?;
     let outcome = measure_all(plan, &selected, &ground, &binaries, &mut results);
     results.end(begun.elapsed());
 
