@@ -1,7 +1,8 @@
 //! parallaxd is killed twenty times under a pod that writes: the pod notices pauses, and nothing else.
 //!
-//! Each time the process that has the pool is killed from outside, and its pod deleted, so that kubelet makes a new one
-//! at once instead of waiting longer and longer. The volume's device waits in the holder meanwhile.
+//! By turns the daemon alone is killed, which its parent starts again, and the whole container, whose pod is then deleted,
+//! so that kubelet makes a new one at once instead of waiting longer and longer. The volume's device waits in the
+//! holder meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -42,8 +43,13 @@ cat /tmp/load
 exit 1
 "#;
 
-/// Of all the programs named parallaxd, the one that has the pool.
-const KILL: &str = "for pid in $(pidof parallaxd); do \
+/// Of all the programs named parallaxd, the one that another one started: it has the pool.
+const KILL_DAEMON: &str = "for pid in $(pidof parallaxd); do \
+    parent=$(awk '/^PPid:/ {print $2}' /proc/$pid/status); \
+    if [ \"$(cat /proc/$parent/comm)\" = parallaxd ]; then kill -9 $pid && exit 0; fi; done; exit 1";
+
+/// Its parent, with which the container ends.
+const KILL_CONTAINER: &str = "for pid in $(pidof parallaxd); do \
     if tr '\\0' ' ' < /proc/$pid/cmdline | grep -q -- '--config'; then kill -9 $pid && exit 0; fi; done; exit 1";
 
 fn run(stage: &Stage) -> Result<()> {
@@ -59,8 +65,8 @@ fn run(stage: &Stage) -> Result<()> {
     })?;
     let mut longest = Duration::ZERO;
     stage.step(&format!("parallaxd is killed {KILLS} times, and each time the writes go on"), || {
-        for _ in 0..KILLS {
-            longest = longest.max(kill(stage)?);
+        for round in 0..KILLS {
+            longest = longest.max(if round % 2 == 0 { kill_daemon(stage)? } else { kill_container(stage)? });
         }
         Ok(())
     })?;
@@ -102,17 +108,24 @@ fn beyond(stage: &Stage, number: u64) -> Result<()> {
     wait::until("the ledger to grow", PATIENCE, || Ok((synced(stage)? > number).then_some(())))
 }
 
-/// Kills the daemon, waits for another, and answers with the time until the pod has synced again.
-fn kill(stage: &Stage) -> Result<Duration> {
+/// Kills the daemon, and answers with the time until the pod has synced again.
+fn kill_daemon(stage: &Stage) -> Result<Duration> {
+    stage.sh("killer", KILL_DAEMON).context("killing parallaxd")?;
+    let begun = Instant::now();
+    beyond(stage, synced(stage)? + 1)?;
+    Ok(begun.elapsed())
+}
+
+/// The same with its container and its pod; waits for another to be ready.
+fn kill_container(stage: &Stage) -> Result<Duration> {
     let kube = &stage.kube;
     let old = kube.pod(NAMESPACE, DAEMON)?;
-    stage.sh("killer", KILL).context("killing parallaxd")?;
+    stage.sh("killer", KILL_CONTAINER).context("killing the container of parallaxd")?;
     let begun = Instant::now();
     let forced = ["--force", "--grace-period=0", "--wait=false"];
     let object = format!("pod/{old}");
     kube.run(&[&["delete", "-n", NAMESPACE, object.as_str()][..], &forced].concat())?;
-    let before = synced(stage)?;
-    beyond(stage, before + 1)?;
+    beyond(stage, synced(stage)? + 1)?;
     let pause = begun.elapsed();
     wait::until("another daemon to be ready", PATIENCE, || {
         let Ok(new) = kube.pod(NAMESPACE, DAEMON) else { return Ok(None) };

@@ -23,6 +23,7 @@ pub mod logging;
 pub mod metrics;
 pub mod openings;
 pub mod probe;
+pub mod respawn;
 pub mod server;
 pub mod service;
 pub mod supervise;

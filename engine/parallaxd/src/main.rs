@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use parallax_export::loop_export::protect_process;
 use parallaxd::{
     config::{Config, DEFAULT_PATH},
-    daemon, logging,
+    daemon, logging, respawn,
     supervise::{self, Supervise},
 };
 use std::{path::PathBuf, process::ExitCode};
@@ -27,6 +27,10 @@ struct Arguments {
     #[arg(long)]
     check_config: bool,
 
+    /// Runs the daemon as a child, and starts it again at once when it is killed.
+    #[arg(long)]
+    respawn: bool,
+
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
         Some(Command::Supervise(arguments)) => supervise::run(arguments),
+        None if arguments.respawn => respawn(&arguments),
         None => run(&arguments, protection.io_flusher, protection.memory_locked),
     };
     match outcome {
@@ -78,18 +83,31 @@ fn run(arguments: &Arguments, io_flusher: bool, memory_locked: bool) -> anyhow::
         .thread_name("control")
         .enable_all()
         .build()?;
-    let code = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let stop = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        anyhow::Ok(daemon::run(config, io_flusher, stop).await?)
-    })?;
+    let code =
+        runtime.block_on(async { anyhow::Ok(daemon::run(config, io_flusher, told_to_stop()?).await?) })?;
     // A worker that hangs in the kernel must not keep the process.
     runtime.shutdown_background();
     Ok(code)
+}
+
+fn respawn(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        let run = respawn::run(&arguments.config, arguments.node.as_deref(), told_to_stop()?);
+        anyhow::Ok(run.await?)
+    })?;
+    // A daemon before the last may linger, and the pipe that tells of its end.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

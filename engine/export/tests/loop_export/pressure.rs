@@ -8,8 +8,12 @@ use crate::{
     world::{MemoryDevice, Pool, Shape, key, machine_can, run, text, unmount},
 };
 use parallax_device::loop_control::LoopDevice;
-use parallax_export::loop_export::{Limits, LoopExports, protect_process};
+use parallax_export::{
+    holder::{Holder, HolderOptions, release},
+    loop_export::{Limits, LoopExports, protect_process},
+};
 use std::{
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read},
     os::unix::fs::FileExt,
@@ -21,6 +25,7 @@ use std::{
 
 const DIRECTORY: &str = "PARALLAX_TEST_DIRECTORY";
 const STUCK: &str = "PARALLAX_TEST_STUCK";
+const HOLDER: &str = "PARALLAX_TEST_HOLDER";
 const DEVICE_BYTES: u64 = 1 << 30;
 const GROUP_BYTES: u64 = 64 << 20;
 
@@ -36,7 +41,16 @@ const BOUND: Duration = Duration::from_secs(20);
 fn daemon() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
     let protection = protect_process();
-    let exports = LoopExports::start(Path::new(&directory), Pool::new(), Limits::default()).unwrap();
+    let directory = Path::new(&directory);
+    let exports = match std::env::var_os(HOLDER) {
+        Some(holder) => {
+            let takeover =
+                LoopExports::take_over(directory, Pool::new(), Limits::default(), Path::new(&holder))
+                    .unwrap();
+            takeover.serve(BTreeMap::new()).unwrap()
+        }
+        None => LoopExports::start(directory, Pool::new(), Limits::default()).unwrap(),
+    };
     let device = MemoryDevice::new(Shape::of(DEVICE_BYTES));
     if std::env::var_os(STUCK).is_some() {
         device.slow_to_tell.store(true, SeqCst);
@@ -307,6 +321,62 @@ fn a_daemon_killed_while_it_waits_for_itself_dies() {
         std::thread::sleep(Duration::from_millis(20));
     }
     Daemon::start(directory.path()).stop();
+}
+
+/// With a holder the connection does not end when the daemon is killed: the thread that waits for the daemon waits for
+/// the next one. It must not keep that one out, and goes when it is answered.
+#[test]
+fn a_daemon_killed_while_it_waits_for_itself_dies_when_the_next_one_serves() {
+    if !machine_can() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("holder/holder.sock");
+    let options = HolderOptions { socket: socket.clone(), patience: Duration::from_secs(60) };
+    let holder = Holder::listen(&options).unwrap();
+    // Ends with the test's process, as nothing else can.
+    std::thread::spawn(move || holder.run());
+    let start = |stuck: bool| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--ignored", "--exact", "--nocapture", "pressure::daemon"])
+            .env(DIRECTORY, directory.path())
+            .env(HOLDER, &socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        if stuck {
+            command.env(STUCK, "1");
+        }
+        let mut process = command.spawn().unwrap();
+        let wanted = if stuck { "stuck" } else { "attached " };
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        assert!(output.by_ref().lines().any(|line| line.unwrap().starts_with(wanted)));
+        (process, output)
+    };
+    let (mut stuck, _output) = start(true);
+    std::thread::sleep(Duration::from_millis(500));
+    stuck.kill().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(stuck.try_wait().unwrap().is_none(), "it did not wait: this test shows nothing");
+    let (mut next, _next_output) = start(false);
+    let begun = Instant::now();
+    while stuck.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < BOUND, "the daemon waits for itself forever");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(next.stdin.take());
+    assert!(next.wait().unwrap().success());
+    // What it had attached is left with the holder.
+    while let Err(error) = release(&socket) {
+        assert!(begun.elapsed() < BOUND, "{error}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let exports = LoopExports::start(directory.path(), Pool::new(), Limits::default()).unwrap();
+    assert!(exports.shutdown().unwrap().is_empty());
+    let name = fs::read_to_string(directory.path().join("instance")).unwrap();
+    let left: Vec<_> =
+        LoopDevice::configured().unwrap().into_iter().filter(|(_, file)| file.contains(&name)).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// Whatever the daemon is doing when it is killed, it dies, nothing is left waiting, and the next one cleans up.

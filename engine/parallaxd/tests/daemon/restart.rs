@@ -4,7 +4,10 @@
 
 use crate::world::{World, create, named, write};
 use parallax_api::{client::Client, v1};
-use rustix::fs::OFlags;
+use rustix::{
+    fs::OFlags,
+    process::{Pid, Signal, kill_process},
+};
 use std::{
     fs::{File, OpenOptions},
     io,
@@ -57,7 +60,10 @@ async fn detach(client: &Client, volume: &str) {
 
 /// A world with a holder, a daemon and volumes that are attached.
 async fn held(volumes: &[(&str, u64)]) -> (World, Client, Vec<PathBuf>) {
-    let mut world = World::new();
+    held_in(World::new(), volumes).await
+}
+
+async fn held_in(mut world: World, volumes: &[(&str, u64)]) -> (World, Client, Vec<PathBuf>) {
     world.start_holder(PATIENCE);
     let client = world.start().await;
     let mut devices = Vec::new();
@@ -197,6 +203,7 @@ async fn twenty_kills_under_verified_load_are_twenty_pauses() {
     for (name, job) in jobs {
         finish(name, job);
     }
+    eprintln!("{pauses:?}");
     pauses.sort();
     eprintln!("pauses: median {:?}, longest {:?}", pauses[pauses.len() / 2], pauses[pauses.len() - 1]);
     run("umount", &[text(&mount)]);
@@ -545,4 +552,45 @@ async fn a_daemon_killed_in_the_middle_of_changes_is_followed_by_one_that_serves
     drop(steady);
     detach(&client, "steady").await;
     assert_clean(&client).await;
+}
+
+/// Children of a process.
+fn children(parent: u32) -> Vec<i32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let text = std::fs::read_to_string(path).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// In a container nobody may restart the daemon for minutes: whoever is above it does it at once.
+#[tokio::test]
+async fn a_daemon_that_is_killed_is_started_again_by_its_parent() {
+    if !machine_can() {
+        return;
+    }
+    let (mut world, client, devices) = held_in(World::new().respawning(), &[("db", 16 * MIB)]).await;
+    drop(client);
+    let file = direct(&devices[0]);
+    for round in 1..=5u8 {
+        write_block(&file, 4096, round).unwrap();
+        let [daemon] = children(world.pid())[..] else { panic!("one child was expected") };
+        kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
+        let start = Instant::now();
+        assert_eq!(read_block(&file, 4096).unwrap(), [round; 4096]);
+        eprintln!("read {:?} after the kill", start.elapsed());
+    }
+    let client = world.reconnect().await;
+    drop(file);
+    detach(&client, "db").await;
+    drop(client);
+    // Told to stop, it tells the daemon, and ends as that one ends.
+    assert!(world.stop().success(), "{}", world.log());
+}
+
+#[tokio::test]
+async fn a_daemon_that_ends_by_itself_is_not_started_again() {
+    let world = World::new().respawning();
+    std::fs::create_dir(world.pool()).unwrap();
+    let (status, said) = world.fail_to_start();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("pool lives on a block device or in a file").count(), 1, "{said}");
 }

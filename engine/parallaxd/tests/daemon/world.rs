@@ -21,17 +21,30 @@ pub(crate) struct World {
     extra: String,
     daemon: Option<Child>,
     holder: Option<Child>,
+    respawn: bool,
 }
 
 impl World {
     /// A pool of 256 MiB that the daemon makes itself.
     pub(crate) fn new() -> Self {
-        Self { directory: TempDir::new().unwrap(), extra: String::new(), daemon: None, holder: None }
+        Self {
+            directory: TempDir::new().unwrap(),
+            extra: String::new(),
+            daemon: None,
+            holder: None,
+            respawn: false,
+        }
     }
 
     /// With more lines of configuration.
     pub(crate) fn with(mut self, extra: &str) -> Self {
         self.extra.push_str(extra);
+        self
+    }
+
+    /// The process that is started runs the daemon as a child.
+    pub(crate) fn respawning(mut self) -> Self {
+        self.respawn = true;
         self
     }
 
@@ -141,6 +154,9 @@ impl World {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_parallaxd"));
         command.arg("--config").arg(self.configuration());
+        if self.respawn {
+            command.arg("--respawn");
+        }
         command
     }
 
@@ -149,6 +165,11 @@ impl World {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let child = self.command().stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.daemon = Some(child);
+        self.reconnect().await
+    }
+
+    /// Waits until the daemon answers.
+    pub(crate) async fn reconnect(&mut self) -> Client {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Ok(client) = Client::connect(&Endpoint::Unix(self.socket())).await {
