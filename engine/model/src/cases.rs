@@ -6,6 +6,7 @@
 
 use crate::{
     explore::{Model, Outcome, explore},
+    gc::{self, GcModel},
     manager::{self, ManagerModel},
     takeover::{self, TakeoverModel},
 };
@@ -66,6 +67,10 @@ pub fn promises(size: Size) -> Vec<Case> {
         let model = TakeoverModel { budget, dropped: None };
         cases.push(Case::new("takeover", None::<String>, format!("{budget:?}"), model));
     }
+    for budget in gc::Budget::of(size) {
+        let model = GcModel { budget, dropped: None };
+        cases.push(Case::new("gc", None::<String>, format!("{budget:?}"), model));
+    }
     cases
 }
 
@@ -81,6 +86,11 @@ pub fn canaries() -> Vec<Case> {
         let budget = rule.budget();
         let model = TakeoverModel { budget, dropped: Some(rule) };
         cases.push(Case::new("takeover", Some(rule), format!("{budget:?}"), model));
+    }
+    for rule in gc::Rule::ALL {
+        let budget = rule.budget();
+        let model = GcModel { budget, dropped: Some(rule) };
+        cases.push(Case::new("gc", Some(rule), format!("{budget:?}"), model));
     }
     cases
 }

@@ -10,6 +10,7 @@
 //! * [`device`]: what a shared block device may do with a write.
 //! * [`manager`]: who may change the registry and the catalogue.
 //! * [`takeover`]: how a volume passes from owner to owner.
+//! * [`gc`]: how garbage is collected while all hosts go on.
 //! * [`explore`]: how all states are found, and how a counterexample becomes a story.
 //! * [`cases`]: what is run, and what is expected of it.
 //!
@@ -23,5 +24,6 @@
 pub mod cases;
 pub mod device;
 pub mod explore;
+pub mod gc;
 pub mod manager;
 pub mod takeover;
