@@ -12,6 +12,8 @@
 //! life      one life of a pool: lanes, managers, its end
 //! io        requests to volumes
 //! manage    operations on volumes and snapshots
+//! faults    disks that fail, and what must follow
+//! probe     damage at rest, on a copy
 //! verify    comparison of an open pool with the model
 //! run       lives in a row, and the report of a failure
 //! enumerate every crash point of small workloads
@@ -23,6 +25,7 @@
 
 pub mod enumerate;
 pub mod fake;
+mod faults;
 mod io;
 mod life;
 mod manage;
@@ -30,6 +33,7 @@ pub mod model;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod options;
+mod probe;
 mod run;
 pub mod shrink;
 pub mod store;

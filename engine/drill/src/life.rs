@@ -124,9 +124,14 @@ impl Life {
                     break;
                 }
             }
-            if let Err(failure) = self.operation().await {
-                self.fail(failure);
-                break;
+            match self.operation().await {
+                Ok(()) => {}
+                // Its doubts stay open, and what it works with stays its own, until the life ends.
+                Err(failure) if failure.is_given_up() => break,
+                Err(failure) => {
+                    self.fail(failure);
+                    break;
+                }
             }
             self.drill.count(|summary| summary.operations += 1);
             self.pause(self.drill.options.manager_pause.as_micros() as u64).await;

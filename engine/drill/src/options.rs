@@ -241,7 +241,7 @@ impl Options {
     pub fn derive(plan: &Plan) -> Self {
         let mut prng = Prng::new(plan.seed ^ 0x6f70_7469_6f6e_7300);
         let has = |feature: Feature| !plan.without.contains(&feature);
-        let extent_bytes = 256 << 10;
+        let extent_bytes: u64 = 256 << 10;
         let tight = prng.chance(1, 4) && has(Feature::Tight);
         let lives = prng.range(1..6) as usize;
         let lanes = prng.range(1..9) as usize;
@@ -256,7 +256,7 @@ impl Options {
         let weights = Weights {
             read: prng.range(5..40),
             write: prng.range(if tight { 50..80 } else { 10..60 }),
-            flush: if prng.chance(1, 8) { 0 } else { prng.range(0..15) },
+            flush: *prng.pick(&[0, 2, 5, 10, 10, 15, 40, 60]),
             discard: prng.range(0..12),
             zero: prng.range(0..12),
         };

@@ -1,13 +1,17 @@
 //! Lives of one pool in a row, and what came of them.
 
 use crate::{
+    faults::Ailing,
     life::{Done, Life},
     model::Forest,
     options::{Ending, Options, Plan},
     subject::{Death, Subject, System},
 };
 use parallax_block::Runtime;
-use parallax_sim::{DiskOptions, Either, Image, Prng, Process, SimDisk, SimTails, Unflushed, World, either};
+use parallax_sim::{
+    DiskOptions, Either, FaultCounts, FaultPlan, Image, Prng, Process, SimDisk, SimTails, Unflushed, World,
+    either,
+};
 use parallax_store::{CreatePool, Environment, Name, Severity};
 use parking_lot::Mutex;
 use std::{fmt, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -45,6 +49,10 @@ pub struct Summary {
     pub deaths_while_opening: u64,
     pub checks: u64,
     pub disk_requests: u64,
+    pub faulty_lives: u64,
+    pub faults: FaultCounts,
+    pub probes: u64,
+    pub refusals: u64,
 }
 
 impl Summary {
@@ -63,6 +71,10 @@ impl Summary {
         self.deaths_while_opening += other.deaths_while_opening;
         self.checks += other.checks;
         self.disk_requests += other.disk_requests;
+        self.faulty_lives += other.faulty_lives;
+        self.faults.add(&other.faults);
+        self.probes += other.probes;
+        self.refusals += other.refusals;
     }
 }
 
@@ -71,7 +83,8 @@ impl fmt::Display for Summary {
         write!(
             f,
             "{} requests ({} without space), {} operations ({} snapshots, {} clones, {} reverts, {} collections), \
-             {} closes, {} kills, {} power cuts ({} deaths while opening), {} checks, {} disk requests",
+             {} closes, {} kills, {} power cuts ({} deaths while opening), {} checks, {} disk requests, \
+             {} lives with faults ({} requests failed, {} delayed), {} blocks damaged ({} times refused)",
             self.requests,
             self.out_of_space,
             self.operations,
@@ -84,7 +97,12 @@ impl fmt::Display for Summary {
             self.power_cuts,
             self.deaths_while_opening,
             self.checks,
-            self.disk_requests
+            self.disk_requests,
+            self.faulty_lives,
+            self.faults.failed,
+            self.faults.slowed,
+            self.probes,
+            self.refusals,
         )
     }
 }
@@ -126,6 +144,8 @@ pub(crate) struct Drill {
     pub(crate) options: Options,
     pub(crate) forest: Mutex<Forest>,
     pub(crate) summary: Mutex<Summary>,
+    /// The disk of the life under way, if it meets faults.
+    pub(crate) ailing: Mutex<Option<Ailing>>,
     pub(crate) system: Arc<dyn System>,
     pub(crate) tails: SimTails,
     entropy: Arc<dyn Fn() -> u128 + Send + Sync>,
@@ -177,6 +197,7 @@ impl Drill {
             options,
             forest: forest.into(),
             summary: Mutex::default(),
+            ailing: Mutex::default(),
             system,
         })
     }
@@ -203,7 +224,7 @@ impl Drill {
         change(&mut self.summary.lock());
     }
 
-    fn environment(&self, process: &Process) -> Environment {
+    pub(crate) fn environment(&self, process: &Process) -> Environment {
         Environment {
             runtime: Arc::new(process.clone()),
             tails: Arc::new(self.tails.clone()),
@@ -226,6 +247,10 @@ impl Drill {
                 return self.close(&life, disk, process).await.map(drop);
             }
             disk = self.live(&life, disk, process, &mut prng).await?;
+            drop(life);
+            if prng.chance(self.options.probe_percent, 100) {
+                self.probe(&disk, &mut prng).await?;
+            }
         }
         Ok(())
     }
@@ -239,6 +264,7 @@ impl Drill {
         prng: &mut Prng,
     ) -> Result<SimDisk, Failure> {
         let ending = self.options.ending(prng);
+        let faulty = self.ail(&disk, prng);
         let how = match ending {
             Ending::Close => Death::PowerCut(*prng.pick(&Unflushed::ALL)),
             Ending::Death { how, after } => {
@@ -247,7 +273,12 @@ impl Drill {
             }
         };
         let done = life.play(&process, &disk).await?;
-        if done == Done::PowerLost {
+        // After a failed flush that forgets, a process that lives on would see what is gone.
+        let how = match (self.heal(), how) {
+            (true, Death::Kill) => Death::PowerCut(*prng.pick(&Unflushed::ALL)),
+            (_, how) => how,
+        };
+        if done == Done::PowerLost || faulty {
             return self.die(disk, &process, how).await;
         }
         if matches!(ending, Ending::Death { .. }) {
@@ -303,7 +334,10 @@ impl Drill {
     async fn die(&self, disk: SimDisk, process: &Process, how: Death) -> Result<SimDisk, Failure> {
         process.kill();
         self.system.died(how);
-        self.count(|summary| summary.disk_requests += disk.stats().requests);
+        self.count(|summary| {
+            summary.disk_requests += disk.stats().requests;
+            summary.faults.add(&disk.stats().faults);
+        });
         let disk = match how {
             Death::PowerCut(unflushed) => {
                 self.count(|summary| summary.power_cuts += 1);
@@ -348,7 +382,11 @@ impl Drill {
         let deaths = if self.options.deaths_while_opening { deaths } else { 0 };
         for attempt in 0..=deaths {
             let process = self.world.process(&format!("life {number}.{attempt}"));
-            if attempt < deaths {
+            let faulty = attempt < deaths && prng.chance(self.options.faulty_percent, 100);
+            if faulty {
+                let boundary_errors = [disk.stats().boundaries + prng.range(1..25)].into();
+                self.sicken(&disk, FaultPlan { boundary_errors, ..FaultPlan::default() });
+            } else if attempt < deaths {
                 disk.crash_after(prng.range(1..25));
             }
             let environment = self.environment(&process);
@@ -359,6 +397,16 @@ impl Drill {
             )
             .await;
             let pool = match opened {
+                Either::Left(opened) if faulty => {
+                    let meant = opened.is_ok() || opened.is_err_and(|error| self.may_fail(&error));
+                    self.heal();
+                    if !meant {
+                        return Err(Failure::new("a pool on a faulty disk calls itself damaged"));
+                    }
+                    self.count(|summary| summary.deaths_while_opening += 1);
+                    disk = self.die(disk, &process, Death::Kill).await?;
+                    continue;
+                }
                 Either::Left(Ok(pool)) => pool,
                 Either::Left(Err(error)) => return Err(Failure::new(format!("opening the pool: {error:?}"))),
                 Either::Right(Either::Left(())) => {

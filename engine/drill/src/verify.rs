@@ -48,16 +48,25 @@ fn same(forest: &Forest, vdi: VdiId, what: &str, expected: &Content, found: &Con
 }
 
 impl Life {
+    /// Reads a whole device that nobody writes; gives up if the disk has failed.
+    pub(crate) async fn read_all<D: BlockDevice + ?Sized>(&self, device: &D, what: &str) -> Checked<Content> {
+        read_all(device, what).await.map_err(|failure| {
+            let unread = failure.message.contains("reading") && !failure.message.contains("Corrupt");
+            if unread && self.drill.is_struck() { Failure::given_up() } else { failure }
+        })
+    }
+
     /// Reads snapshots of one instant and judges them together.
     pub(crate) async fn inspect_snapshots(&self, ids: &[SnapshotId]) -> Checked {
         let mut found = Vec::new();
         for id in ids {
             let what = format!("snapshot {id}");
-            let failed =
-                |step: &str, error: parallax_block::Error| Failure::new(format!("{what}: {step}: {error:?}"));
+            let failed = |step: &str, error: parallax_block::Error| {
+                self.drill.trouble(&format!("{what}: {step}"), &error)
+            };
             self.pool.materialise(*id).await.map_err(|error| failed("materialise", error))?;
             let view = self.pool.open_snapshot(*id).await.map_err(|error| failed("open", error))?;
-            found.push(read_all(&*view, &what).await?);
+            found.push(self.read_all(&*view, &what).await?);
             view.close().await.map_err(|error| failed("close", error))?;
         }
         let mut forest = self.drill.forest.lock();

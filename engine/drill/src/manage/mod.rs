@@ -142,8 +142,11 @@ impl Life {
     /// Ends a doubt. `None` if there was no room, which only a tight pool may say.
     fn end<T>(&self, key: u64, what: &str, answer: Answer<T>) -> Checked<Option<T>> {
         {
+            let open = answer.as_ref().is_err_and(|error| self.drill.may_fail(error));
             let mut forest = self.drill.forest.lock();
-            forest.settled(key);
+            if !open {
+                forest.settled(key);
+            }
             forest.note(None, 0..0, format!("{what}: {}", if answer.is_ok() { "done" } else { "failed" }));
         }
         self.accept(what, answer)
@@ -156,13 +159,13 @@ impl Life {
                 self.drill.count(|summary| summary.out_of_space += 1);
                 Ok(None)
             }
-            Err(error) => Err(Failure::new(format!("{what} failed: {error:?}"))),
+            Err(error) => Err(self.drill.trouble(what, &error)),
         }
     }
 
     /// For operations that must succeed in a full pool too.
     fn must<T>(&self, what: &str, answer: Answer<T>) -> Checked<T> {
-        answer.map_err(|error| Failure::new(format!("{what} failed: {error:?}")))
+        answer.map_err(|error| self.drill.trouble(what, &error))
     }
 
     fn timestamp(&self) -> Timestamp {

@@ -109,8 +109,8 @@ impl Life {
         let Some(id) = self.claim_snapshot(None) else { return Ok(()) };
         let key = self.begin(Doubt::DeleteSnapshot(id));
         let answer = self.pool.delete_snapshot(id).await;
-        self.drill.forest.lock().settled(key);
         self.must(&format!("delete of snapshot {id}"), answer)?;
+        self.drill.forest.lock().settled(key);
         let mut forest = self.drill.forest.lock();
         forest.note(Some(id.vdi), 0..0, format!("snapshot {} deleted", id.number));
         forest.delete_snapshot(id);

@@ -116,8 +116,13 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
     // Both slots, before the first I/O.
     for _ in 0..2 {
         if let Err(error) = core.checkpoint_round(Mode::Always).await {
+            // A slot that was written, or may have been, names the journal: then only garbage collection can tell.
+            let unnamed = core.failure().is_none() && core.roots.lock().await.number == number;
             core.stop("it could not be opened");
-            pool.space.give_back(&core.journal.lock().await.abandon());
+            let segments = core.journal.lock().await.abandon();
+            if unnamed {
+                pool.space.give_back(&segments);
+            }
             // The next attempt makes it anew; what cannot be removed is overwritten then.
             let _ = pool.environment.tails.remove(&tail_key);
             return Err(error.context(format!("opening volume '{}'", record.name)));

@@ -1,0 +1,226 @@
+//! Damage at rest, tried on a copy: whatever happens to one block of metadata, nobody is shown wrong data.
+//!
+//! A copy of the disk is opened and read as it is. Then one block of metadata is damaged in another copy: a bit flips,
+//! the block cannot be read, holds zeroes, or holds another block of its kind. Opening and reading that copy may fail,
+//! saying why; what it shows must be what the first copy showed. Where either of two roots will do, both must.
+//!
+//! The last group of a journal and the last block of the registry's log are exempt: nothing says that they were whole,
+//! so they look like a write that a power cut has torn. Blocks of data have no checksums and are left alone.
+
+use crate::{
+    Failure,
+    model::Stamp,
+    run::Drill,
+    subject::Subject,
+    verify::{Content, read_all},
+};
+use parallax_block::{BLOCK_SIZE, ByteRange, SECTOR_SIZE};
+use parallax_format::{
+    BlockAddress,
+    journal::{self, BlockHeader},
+    superblock::Superblock,
+};
+use parallax_sim::{Either, Image, Prng, SimDisk, either};
+use parallax_store::VdiId;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// What a pool shows: of a volume, and of its snapshots.
+type Sight = BTreeMap<(VdiId, u64), Content>;
+
+/// Kinds of sealed blocks that are looked at more closely.
+mod kind {
+    pub(super) const AREA_LOG: u8 = 7;
+    pub(super) const JOURNAL: u8 = 10;
+    /// A radix node: no header.
+    pub(super) const NODE: u8 = 0;
+}
+
+/// A block of metadata.
+struct Block {
+    at: u64,
+    kind: u8,
+    bytes: Vec<u8>,
+}
+
+/// What happens to it.
+#[derive(Debug, Clone, Copy)]
+enum Damage {
+    Flip,
+    Unreadable,
+    Zeroes,
+    Another,
+}
+
+impl Drill {
+    /// Damages copies of the disk, and looks at them.
+    pub(crate) async fn probe(&self, disk: &SimDisk, prng: &mut Prng) -> Result<(), Failure> {
+        let image = disk.crash_image(parallax_sim::Unflushed::Kept);
+        let blocks = metadata(&image);
+        let whole = match self.look(&image, None).await? {
+            Ok(sight) => sight,
+            Err(text) => return Err(Failure::new(format!("a copy of a sound pool does not open: {text}"))),
+        };
+        let mut kinds: Vec<u8> = blocks.iter().map(|block| block.kind).collect();
+        kinds.dedup();
+        for _ in 0..3 {
+            // Each kind as often as any other, however many blocks of it there are.
+            let Some(kind) = (!kinds.is_empty()).then(|| *prng.pick(&kinds)) else { return Ok(()) };
+            let same: Vec<&Block> = blocks.iter().filter(|block| block.kind == kind).collect();
+            let block = *prng.pick(&same);
+            if is_last(block, &same, &image) {
+                continue;
+            }
+            let damage = *prng.pick(&[
+                Damage::Flip,
+                Damage::Flip,
+                Damage::Unreadable,
+                Damage::Zeroes,
+                Damage::Another,
+            ]);
+            let mut copy = image.clone();
+            match damage {
+                Damage::Flip => {
+                    let bit = prng.range(0..BLOCK_SIZE as u64 * 8);
+                    let byte = block.bytes[(bit / 8) as usize] ^ 1 << (bit % 8);
+                    copy.write(block.at + bit / 8, &[byte]);
+                }
+                Damage::Unreadable => {}
+                Damage::Zeroes => copy.write(block.at, &[0; BLOCK_SIZE]),
+                Damage::Another => copy.write(block.at, &prng.pick(&same).bytes),
+            }
+            let spoiled = matches!(damage, Damage::Unreadable).then_some(block.at);
+            let seen = self.look(&copy, spoiled).await?;
+            self.count(|summary| summary.probes += 1);
+            let what = format!("{damage:?} of the block at {} (kind {kind})", block.at);
+            match seen {
+                Ok(seen) => compare(&what, &whole, &seen)?,
+                Err(_) => self.count(|summary| summary.refusals += 1),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a copy and reads all of it, until something fails: then its text is the answer.
+    async fn look(&self, image: &Image, spoiled: Option<u64>) -> Result<Result<Sight, String>, Failure> {
+        let disk = SimDisk::with_image(&self.world, self.disk_options(), image.clone());
+        if let Some(at) = spoiled {
+            disk.spoil(ByteRange::new(at, BLOCK_SIZE as u64).expect("a block of the disk"));
+        }
+        let process = self.world.process("probe");
+        let mut environment = self.environment(&process);
+        environment.tails = Arc::new(self.tails.copy(&self.world));
+        let work = async {
+            let opened = self.system.open(&disk, environment, self.options.limits).await;
+            let pool = opened.map_err(|error| format!("opening: {error}"))?;
+            sight(&*pool).await
+        };
+        let limit = parallax_block::Runtime::sleep(&self.world, Duration::from_secs(3600));
+        let seen = match either(work, limit).await {
+            Either::Left(seen) => seen,
+            Either::Right(()) => return Err(Failure::new("looking at a damaged pool hangs")),
+        };
+        process.kill();
+        match seen {
+            // A sector that no write can have left is wrong data, not an answer.
+            Err(text) if text.contains("garbage") => {
+                Err(Failure::new(format!("a damaged pool shows what nobody wrote: {text}")))
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+async fn sight(pool: &dyn Subject) -> Result<Sight, String> {
+    let mut sight = Sight::new();
+    let said = |what: &str, error: parallax_block::Error| format!("{what}: {error}");
+    for info in pool.vdis() {
+        if !info.headless {
+            let volume = pool.attach(info.id).await.map_err(|error| said("attach", error))?;
+            let content = read_all(&*volume, "volume").await.map_err(|failure| failure.message)?;
+            sight.insert((info.id, 0), content);
+            volume.detach().await.map_err(|error| said("detach", error))?;
+        }
+        let snapshots = pool.snapshots(info.id, 0, 1000).await.map_err(|error| said("snapshots", error))?;
+        for snapshot in snapshots {
+            pool.materialise(snapshot.id).await.map_err(|error| said("materialise", error))?;
+            let view = pool.open_snapshot(snapshot.id).await.map_err(|error| said("snapshot", error))?;
+            let content = read_all(&*view, "snapshot").await.map_err(|failure| failure.message)?;
+            sight.insert((info.id, snapshot.id.number), content);
+            view.close().await.map_err(|error| said("close", error))?;
+        }
+    }
+    Ok(sight)
+}
+
+fn compare(what: &str, whole: &Sight, seen: &Sight) -> Result<(), Failure> {
+    for (key, content) in whole {
+        let (vdi, number) = key;
+        match seen.get(key) {
+            None => return Err(Failure::new(format!("{what}: {vdi}@{number} has vanished without a word"))),
+            Some(found) if found != content => {
+                let differs = |lba: &&u64| content.get(lba) != found.get(lba);
+                let lba = content.keys().chain(found.keys()).find(differs).copied().unwrap_or_default();
+                let show = |content: &Content| content.get(&lba).copied().unwrap_or(Stamp::ZERO);
+                let (was, is) = (show(content), show(found));
+                let message =
+                    format!("{what} was believed: sector {lba} of {vdi}@{number} was {was}, is {is}");
+                return Err(Failure::new(message));
+            }
+            Some(_) => {}
+        }
+    }
+    match seen.keys().find(|key| !whole.contains_key(key)) {
+        Some((vdi, number)) => Err(Failure::new(format!("{what}: {vdi}@{number} came from nowhere"))),
+        None => Ok(()),
+    }
+}
+
+/// Blocks that hold metadata, by kind: those with a header, and those that are neither uniform nor data.
+fn metadata(image: &Image) -> Vec<Block> {
+    let mut blocks: Vec<Block> = image
+        .pages()
+        .filter_map(|(at, page)| {
+            let uniform = page.iter().all(|byte| *byte == page[0]);
+            let is_data = |sector: &[u8]| {
+                let lba = u64::from_le_bytes(sector[8..16].try_into().expect("eight bytes")) & !(1 << 63);
+                Stamp::read(lba, sector).is_ok_and(|stamp| stamp != Stamp::ZERO)
+            };
+            let sealed = page[..4] == *b"PLX1";
+            if uniform || (!sealed && page.chunks(SECTOR_SIZE).any(is_data)) {
+                return None;
+            }
+            Some(Block { at, kind: if sealed { page[4] } else { kind::NODE }, bytes: page.to_vec() })
+        })
+        .collect();
+    blocks.sort_by_key(|block| (block.kind, block.at));
+    blocks
+}
+
+/// Whether nothing else says that this block was whole.
+fn is_last(block: &Block, same: &[&Block], image: &Image) -> bool {
+    let sequence = |block: &Block| u64::from_le_bytes(block.bytes[24..32].try_into().expect("eight bytes"));
+    match block.kind {
+        // Logs of older areas do not count any more; that they are spared is no loss.
+        kind::AREA_LOG => {
+            let area = |block: &Block| block.bytes[32..48].to_vec();
+            let rest = same.iter().filter(|other| area(other) == area(block));
+            rest.map(|other| sequence(other)).max() == Some(sequence(block))
+        }
+        kind::JOURNAL => {
+            let mut first = [0; BLOCK_SIZE];
+            image.read(0, &mut first);
+            let Ok((superblock, _)) = Superblock::decode(&first, 0) else { return true };
+            let header = |block: &Block| -> Option<BlockHeader> {
+                let bits = u64::from_le_bytes(block.bytes[16..24].try_into().expect("eight bytes"));
+                let address = BlockAddress::from_bits(bits)?;
+                journal::decode_block(&block.bytes, address, superblock.salt).ok().map(|(header, ..)| header)
+            };
+            let Some(mine) = header(block) else { return true };
+            let epoch = |header: &BlockHeader| (header.vdi, header.epoch) == (mine.vdi, mine.epoch);
+            let groups =
+                same.iter().filter_map(|other| header(other)).filter(epoch).map(|header| header.group);
+            groups.max().is_none_or(|newest| newest <= mine.group)
+        }
+        _ => false,
+    }
+}
