@@ -113,6 +113,16 @@ pub fn raw_shell(namespace: &str, name: &str, claim: &str) -> Value {
     pod
 }
 
+/// A pod with a shell and no volume that sees, and may end, every process of its node.
+pub fn overseer(namespace: &str, name: &str) -> Value {
+    let mut pod = pod(namespace, name, "none");
+    pod["spec"]["hostPID"] = json!(true);
+    pod["spec"]["volumes"] = json!([]);
+    pod["spec"]["containers"][0]["command"] = json!(["sleep", "infinity"]);
+    pod["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
+    pod
+}
+
 fn pod(namespace: &str, name: &str, claim: &str) -> Value {
     json!({
         "apiVersion": "v1",

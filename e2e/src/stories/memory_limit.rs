@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Story;
 use crate::kube::text;
-use crate::objects::{Claim, FILESYSTEM, From, SHELL_IMAGE, shell};
+use crate::objects::{Claim, FILESYSTEM, From, overseer, shell};
 use crate::pool::{DAEMON, NAMESPACE};
 use crate::say;
 use crate::stage::{PATIENCE, Stage, condition};
@@ -94,7 +94,7 @@ fn run(stage: &Stage) -> Result<()> {
         let ledger = stage.kube.run(&["logs", "-n", &stage.namespace, "after"])?;
         whole(&ledger, synced)
     })?;
-    stage.step("everything is deleted", || stage.delete(&["pod/after", "pvc/small"]))
+    stage.step("everything is deleted", || stage.delete(&["pod/after", "pod/killer", "pvc/small"]))
 }
 
 /// How far the load has come.
@@ -140,14 +140,9 @@ echo 'no daemon was found'; exit 1
 /// Kills the daemon from outside its container, as nothing inside can kill its first process.
 fn kill_daemon(stage: &Stage) -> Result<()> {
     let (pod, before) = daemon(stage)?;
-    let mut killer = shell(&stage.namespace, "killer", "none", KILL);
-    killer["spec"]["hostPID"] = json!(true);
-    killer["spec"]["volumes"] = json!([]);
-    killer["spec"]["containers"][0]["volumeMounts"] = json!([]);
-    killer["spec"]["containers"][0]["image"] = json!(SHELL_IMAGE);
-    killer["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
-    stage.apply(&[killer])?;
-    stage.ended("killer")?;
+    stage.apply(&[overseer(&stage.namespace, "killer")])?;
+    stage.ready("killer")?;
+    stage.sh("killer", KILL)?;
     wait::until("the daemon to run again", PATIENCE, || {
         let (now, restarts) = daemon(stage)?;
         let found = stage.kube.json(&["get", "pod", "-n", NAMESPACE, &now])?;

@@ -9,8 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Story, growth};
-use crate::objects::{Claim, FILESYSTEM, From, XFS, shell, snapshot, xfs_class};
-use crate::pool::{CONTROLLER, NAMESPACE, NODE_PLUGIN};
+use crate::objects::{Claim, FILESYSTEM, From, XFS, overseer, shell, snapshot, xfs_class};
 use crate::stage::{PATIENCE, Stage, same};
 use crate::wait;
 
@@ -32,7 +31,11 @@ fn run(stage: &Stage) -> Result<()> {
     stage.apply(&[xfs_class()])?;
     stage.step("a witness pod starts to write", || {
         stage.claim(Claim { name: "witness", class: FILESYSTEM, size: "256Mi", from: From::Empty })?;
-        stage.apply(&[shell(&stage.namespace, "witness", "witness", WITNESS)])?;
+        stage.apply(&[
+            shell(&stage.namespace, "witness", "witness", WITNESS),
+            overseer(&stage.namespace, "killer"),
+        ])?;
+        stage.ready("killer")?;
         stage.ready("witness")
     })?;
     for delay in DELAYS_MS {
@@ -47,7 +50,7 @@ fn run(stage: &Stage) -> Result<()> {
         let expected: Vec<u64> = (1..=numbers.len() as u64).collect();
         anyhow::ensure!(numbers.len() > 10, "it wrote only {} lines", numbers.len());
         same("lines of the witness", numbers, expected)?;
-        stage.delete(&["pod/witness", "pvc/witness"])
+        stage.delete(&["pod/witness", "pod/killer", "pvc/witness"])
     })?;
     stage.step("no volume and no snapshot is left over", || stage.pool.returns_to(before))
 }
@@ -74,12 +77,7 @@ fn life(stage: &Stage, delay: Duration) -> Result<()> {
     kill()?;
     stage.snapshot_ready("moment")?;
 
-    stage.claim(Claim {
-        name: "restored",
-        class: FILESYSTEM,
-        size: "256Mi",
-        from: From::Snapshot("moment"),
-    })?;
+    stage.claim(Claim { name: "restored", class: XFS, size: "768Mi", from: From::Snapshot("moment") })?;
     stage.apply(&[shell(namespace, "restored", "restored", "sleep infinity")])?;
     kill()?;
     stage.ready("restored")?;
@@ -95,24 +93,14 @@ fn life(stage: &Stage, delay: Duration) -> Result<()> {
     stage.delete(&["volumesnapshot/moment", "pvc/victim", "pvc/restored"])
 }
 
-/// Ends both plugins without a chance to clean up. Their pods are replaced by new ones.
+/// Ends both plugins without a chance to clean up, from outside their containers; the sidecars end with them. Kubelet
+/// starts the containers again.
 fn kill_plugins(stage: &Stage, delay: Duration) -> Result<()> {
     std::thread::sleep(delay);
-    for selector in [NODE_PLUGIN, CONTROLLER] {
-        stage
-            .kube
-            .run(&[
-                "delete",
-                "pod",
-                "-n",
-                NAMESPACE,
-                "-l",
-                selector,
-                "--force",
-                "--grace-period=0",
-                "--wait=false",
-            ])
-            .context("killing a plugin")?;
-    }
-    Ok(())
+    // Those that were killed a moment ago may not have been started again yet.
+    wait::until("a plugin to kill", PATIENCE, || {
+        stage.sh("killer", "kill -9 $(pidof parallax-csi)").map(Some)
+    })
+    .context("killing the plugins")
+    .map(drop)
 }
