@@ -111,6 +111,11 @@ fn go_on(model: &TakeoverModel, state: &State, epoch: Epoch, next: &mut Next) {
             // on their way.
             mine.writable = !shared && (clean || !model.keeps(Rule::MarkShared));
             mine.number = found.number;
+            if !model.keeps(Rule::OwnExtents) {
+                // The first block that nothing durable names.
+                after.fresh = block + 1;
+            }
+            let mine = after.reign(epoch);
             mine.phase = if model.keeps(Rule::SlotsFirst) { Phase::Adopts } else { Phase::Open };
             mine.checkpoint = true;
             submit_slot(model, &mut after, epoch, false);

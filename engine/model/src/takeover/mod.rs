@@ -56,6 +56,8 @@ pub enum Rule {
     UnknownWrite,
     /// 3d: a checkpoint goes to the older slot.
     OlderSlot,
+    /// 5a: an incarnation allocates in extents that no other has.
+    OwnExtents,
     /// 6a, 6e: an incarnation, with its slots and blocks, is kept only if its earlier I/O has finished.
     QuietRestart,
     /// 6d: the adopted state is in a slot of the epoch before its first I/O.
@@ -82,11 +84,12 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::DataBeforeRecord,
         Self::ReuseAfterDurable,
         Self::UnknownWrite,
         Self::OlderSlot,
+        Self::OwnExtents,
         Self::QuietRestart,
         Self::SlotsFirst,
         Self::BothSlots,
@@ -116,7 +119,7 @@ impl Rule {
             Self::BothSlots => Budget { epochs: 3, damages: 1, ..base },
             Self::KeepPrevious | Self::EvidenceOfAdopted => Budget { epochs: 3, ..base },
             Self::CleanRelease => Budget { timeouts: 1, reuses: 1, ..base },
-            Self::Provisional | Self::Abort => Budget { snapshots: 1, ..base },
+            Self::Provisional | Self::Abort | Self::OwnExtents => Budget { snapshots: 1, ..base },
             _ => base,
         }
     }
@@ -129,6 +132,7 @@ impl fmt::Display for Rule {
             Self::ReuseAfterDurable => "4f-reuse-after-durable",
             Self::UnknownWrite => "4h-unknown-write",
             Self::OlderSlot => "3d-older-slot",
+            Self::OwnExtents => "5a-own-extents",
             Self::QuietRestart => "6a-quiet-restart",
             Self::SlotsFirst => "6d-slots-first",
             Self::BothSlots => "6d-both-slots",
