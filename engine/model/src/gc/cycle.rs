@@ -71,6 +71,8 @@ fn start(model: &GcModel, state: &State, host: usize, next: &mut Next) {
             in_flight |= one(slot.node) | one(slot.snapshot);
         }
         volume.done = false;
+        // One that began before says nothing about what was allocated since.
+        volume.memory.checkpoint_in_cycle = false;
         volume.memory.freed.stale = true;
         volume.memory.waiting.stale = true;
     }
@@ -119,8 +121,9 @@ fn read_root(model: &GcModel, state: &State, index: usize, next: &mut Next) {
         for slot in volume.slots {
             after.to_read |= one(slot.node) | one(slot.snapshot);
         }
-        let live = volume.owner.is_some_and(|owner| state.hosts[usize::from(owner)].started);
-        if !live && model.keeps(Rule::ReplayUnclean) {
+        let settled =
+            volume.done && volume.owner.is_some_and(|owner| state.hosts[usize::from(owner)].started);
+        if !settled && model.keeps(Rule::ReplayUnclean) {
             after.marks |= one(volume.record.unwrap_or(NONE));
         }
     }

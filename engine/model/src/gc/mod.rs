@@ -56,10 +56,13 @@ pub enum Rule {
     ReturnRuns,
     /// 5e: what is in flight is no candidate.
     InFlight,
-    /// 5e: a host replays what it left unclean before it starts.
+    /// 5e: of a volume that was not checkpointed since its host started, closed ones among them, the journal counts
+    /// as a root.
     ReplayUnclean,
     /// 5e: a host checkpoints its volumes after it started.
     Checkpoint,
+    /// 5e: a checkpoint that began before the start does not count.
+    CheckpointBegins,
     /// 5e: roots are read after the last host.
     AfterLastHost,
     /// 5e: deletes wait while a cycle is open.
@@ -84,7 +87,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ReuseAfterNext,
         Self::FreeAfterDurable,
         Self::MarkFirst,
@@ -92,6 +95,7 @@ impl Rule {
         Self::InFlight,
         Self::ReplayUnclean,
         Self::Checkpoint,
+        Self::CheckpointBegins,
         Self::AfterLastHost,
         Self::DeletesWait,
         Self::SupersededWait,
@@ -137,6 +141,7 @@ impl fmt::Display for Rule {
             Self::InFlight => "5e-in-flight",
             Self::ReplayUnclean => "5e-replay-unclean",
             Self::Checkpoint => "5e-checkpoint",
+            Self::CheckpointBegins => "5e-checkpoint-begins",
             Self::AfterLastHost => "5e-after-last-host",
             Self::DeletesWait => "5e-deletes-wait",
             Self::SupersededWait => "5e-superseded-wait",

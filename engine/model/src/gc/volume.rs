@@ -88,7 +88,7 @@ fn checkpoint(model: &GcModel, state: &State, (volume, host): (usize, usize), ne
         mine.memory.pending = NONE;
         mine.memory.snapshot = slot.snapshot;
         mine.memory.checkpoint = None;
-        mine.done |= memory.checkpoint_in_cycle;
+        mine.done |= memory.checkpoint_in_cycle || !model.keeps(Rule::CheckpointBegins);
         // The root that a volume was cloned from belongs to its source too.
         let superseded = if slots[0].node == initial { NONE } else { slots[0].node };
         let superseded = Loose { block: superseded, node: true, stale: false };
