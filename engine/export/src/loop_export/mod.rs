@@ -33,6 +33,8 @@
 //! A filesystem on the device shuts itself down or goes read-only and can be unmounted; the next daemon clears the
 //! loop device (`instance.rs`), at once or when the last holder closes it.
 //!
+//! With a holder ([`crate::holder`]) requests wait instead, and the next daemon goes on with them (`takeover.rs`).
+//!
 //! Semantics:
 //! * FLUSH reaches [`BlockDevice::flush`]; FUA is done by the block layer as write + FLUSH. While the kernel waits
 //!   for a flush it starts no new write on the same device.
