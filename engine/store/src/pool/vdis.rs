@@ -358,7 +358,11 @@ impl Pool {
     /// Whether the state of a VDI can be read without opening it.
     pub(crate) async fn released_slot(&self, id: VdiId) -> Result<Option<parallax_format::root::RootSlot>> {
         let record = self.core.record(id)?;
-        let state = replay::state(&self.core.disk, &record).await?;
+        let state = match replay::state(&self.core.disk, &record).await {
+            // Somebody may be writing its slots right now. Opening it tells whether it is damaged.
+            Err(error) if error.kind() == ErrorKind::Corrupt => None,
+            other => other?,
+        };
         Ok(state.map(|slots| slots.newest).filter(|slot| slot.released))
     }
 }
