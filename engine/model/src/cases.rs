@@ -7,6 +7,7 @@
 use crate::{
     explore::{Model, Outcome, explore},
     gc::{self, GcModel},
+    lease::{self, LeaseModel},
     manager::{self, ManagerModel},
     takeover::{self, TakeoverModel},
 };
@@ -71,6 +72,7 @@ pub fn promises(size: Size) -> Vec<Case> {
         let model = GcModel { budget, dropped: None };
         cases.push(Case::new("gc", None::<String>, format!("{budget:?}"), model));
     }
+    cases.push(Case::new("lease", None::<String>, "no bounds".to_owned(), LeaseModel { dropped: None }));
     cases
 }
 
@@ -91,6 +93,10 @@ pub fn canaries() -> Vec<Case> {
         let budget = rule.budget();
         let model = GcModel { budget, dropped: Some(rule) };
         cases.push(Case::new("gc", Some(rule), format!("{budget:?}"), model));
+    }
+    for rule in lease::Rule::ALL {
+        let model = LeaseModel { dropped: Some(rule) };
+        cases.push(Case::new("lease", Some(rule), "no bounds".to_owned(), model));
     }
     cases
 }

@@ -11,6 +11,7 @@
 //! * [`manager`]: who may change the registry and the catalogue.
 //! * [`takeover`]: how a volume passes from owner to owner.
 //! * [`gc`]: how garbage is collected while all hosts go on.
+//! * [`lease`]: when a silent host may be taken for dead.
 //! * [`explore`]: how all states are found, and how a counterexample becomes a story.
 //! * [`cases`]: what is run, and what is expected of it.
 //!
@@ -25,5 +26,6 @@ pub mod cases;
 pub mod device;
 pub mod explore;
 pub mod gc;
+pub mod lease;
 pub mod manager;
 pub mod takeover;
