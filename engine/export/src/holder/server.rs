@@ -9,7 +9,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
-        socket_with, sockopt::socket_peercred,
+        socket_with,
     },
     time::Timespec,
 };
@@ -18,7 +18,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, PermissionsExt},
+        unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -68,11 +68,18 @@ impl Holder {
                 Error::new(ErrorKind::AlreadyExists, "another holder answers there").context(listening())
             );
         }
-        remove_socket(path).context(listening)?;
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
+            return Err(Error::invalid("something else than a socket is there").context(listening()));
+        }
+        // Made aside, so that it is never there with the rights of everybody.
+        let aside = path.with_extension("new");
+        remove_socket(&aside).context(listening)?;
         let listener = new_socket()?;
+        let address = SocketAddrUnix::new(&aside).map_err(os).context(listening)?;
         bind(&listener, &address).map_err(os).context(listening)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600)).context(listening)?;
+        fs::set_permissions(&aside, Permissions::from_mode(0o600)).context(listening)?;
         listen(&listener, BACKLOG).map_err(os).context(listening)?;
+        fs::rename(&aside, path).context(listening)?;
         Ok(Self { listener, patience: options.patience, kept: None, deadline: None, daemon: None })
     }
 
@@ -122,14 +129,6 @@ impl Holder {
                 return;
             }
         };
-        let ours = rustix::process::geteuid();
-        match socket_peercred(&visitor) {
-            Ok(peer) if peer.uid == ours => {}
-            _ => {
-                tracing::warn!("somebody who is not this user was turned away");
-                return;
-            }
-        }
         if self.daemon.is_some() {
             // Its own end tells it as well.
             let _ = wire::send(&visitor, Tag::Busy, None);

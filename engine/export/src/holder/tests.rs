@@ -230,3 +230,15 @@ fn a_second_holder_is_refused_and_a_stale_socket_replaced() {
     assert!(bed.socket().exists());
     Holder::listen(&options).unwrap();
 }
+
+/// A daemon in a container was turned away: it was asked for its credentials, which name no process in another
+/// container. Who may open the socket is said by the file alone.
+#[test]
+fn the_socket_is_for_its_owner_whatever_container_he_is_in() {
+    let bed = Bed::new();
+    let _holder = Running::start(&bed.socket(), WAIT);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&bed.socket().metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let directory = bed.directory.path().join("holder");
+    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 1);
+}

@@ -77,7 +77,9 @@ impl World {
     /// Starts a holder; the daemon uses it from its next start on.
     pub(crate) fn start_holder(&mut self, patience_seconds: u32) {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_parallaxd"))
+        // As in a container of its own: daemon and holder do not see each other's processes.
+        let child = Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_parallaxd")])
             .args(["supervise", "--json", "--patience", &patience_seconds.to_string(), "--socket"])
             .arg(self.holder_socket())
             .stdout(Stdio::null())
