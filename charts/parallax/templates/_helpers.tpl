@@ -87,3 +87,33 @@ capabilities:
     - name: csi
       mountPath: /csi
 {{- end -}}
+
+{{/*
+Names of the nodes that node.nodeSelector chooses, as a JSON list. Empty where no cluster can be asked, as in
+`helm template`. Labels alone decide: whoever leaves nodes out by tolerations should label them.
+*/}}
+{{- define "parallax.nodes" -}}
+{{- $chosen := list -}}
+{{- range (lookup "v1" "Node" "" "").items -}}
+{{- $labels := default dict .metadata.labels -}}
+{{- $fits := true -}}
+{{- range $key, $value := $.Values.node.nodeSelector -}}
+{{- if or (not (hasKey $labels $key)) (ne (toString (get $labels $key)) (toString $value)) -}}
+{{- $fits = false -}}
+{{- end -}}
+{{- end -}}
+{{- if $fits -}}
+{{- $chosen = append $chosen .metadata.name -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $chosen -}}
+{{- end -}}
+
+{{/* A pool has one node for now. Said at once, instead of by a daemon that never gets ready. */}}
+{{- define "parallax.oneNode" -}}
+{{- $nodes := include "parallax.nodes" . | fromJsonArray -}}
+{{- if gt (len $nodes) 1 -}}
+{{- $one := first (sortAlpha $nodes) -}}
+{{- fail (printf "\n\nA pool is used by one node for now, and node.nodeSelector chooses %d: %s.\nThe daemons of all but one would be refused by the pool. Choose a node:\n\n  kubectl label node %s parallax=here\n\nand install with --set node.nodeSelector.parallax=here\n" (len $nodes) (join ", " (sortAlpha $nodes)) $one) -}}
+{{- end -}}
+{{- end -}}

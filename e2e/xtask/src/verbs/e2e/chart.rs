@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use parallax_e2e::kube::{Kube, text};
 use parallax_e2e::objects::{Claim, FILESYSTEM, From, shell};
 use parallax_e2e::pool::{CONTROLLER, DAEMON, NODE_PLUGIN, Pool};
@@ -13,6 +13,7 @@ use parallax_e2e::process;
 use parallax_e2e::say;
 use parallax_e2e::stage::{PATIENCE, Stage, same};
 use parallax_e2e::wait;
+use serde_json::json;
 
 use super::stories::ready;
 use crate::build::Profile;
@@ -28,6 +29,8 @@ pub(crate) struct Args {
 
 /// Longest time of one command of Helm.
 const HELM: Duration = Duration::from_secs(300);
+/// A node that is none.
+const SECOND: &str = "another-node";
 /// The value that is changed, and then changed back.
 const CHANGE: &str = "log.filter=debug";
 /// Writes a number five times a second and syncs it; a failed write ends it.
@@ -40,6 +43,8 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
         let mut test = helm(world, &["test", "parallax", "-n", NAMESPACE, "--timeout", "4m"]);
         process::output(&mut test, HELM).map(drop)
     })?;
+
+    say::step("a second node is refused before anything is changed", || second_node(world, &kube))?;
 
     let pool = Pool::of(&kube);
     let stage = Stage::open(&kube, &pool, "chart")?;
@@ -73,6 +78,23 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     stage.step("everything is deleted", || stage.delete(&["pod/witness", "pvc/new", "pvc/witness"]))?;
     stage.step("the namespace goes, and its volumes", || stage.close())?;
     say::step("the whole pool is verified", || pool.check())
+}
+
+/// With a node more, of which only the object exists, an upgrade must say what to do and do nothing.
+fn second_node(world: &World, kube: &Kube) -> Result<()> {
+    let labels = json!({"kubernetes.io/os": "linux"});
+    kube.apply(&[
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": SECOND, "labels": labels}}),
+    ])?;
+    let outcome = upgrade(world, &[]);
+    kube.run(&["delete", "node", SECOND])?;
+    // The DaemonSets may have placed pods there, and no kubelet will ever remove them.
+    let there = format!("--field-selector=spec.nodeName={SECOND}");
+    kube.run(&["delete", "pods", "-n", NAMESPACE, &there, "--force", "--grace-period=0"])?;
+    let error = outcome.err().context("an upgrade was accepted although two nodes would share the pool")?;
+    let told = format!("{error:#}");
+    ensure!(told.contains("kubectl label node"), "the refusal does not help: {told}");
+    Ok(())
 }
 
 /// Changes values of the release and keeps all others.
