@@ -1,9 +1,18 @@
 //! Drills the store with one of its own bugs switched on, until somebody notices.
 
-use crate::{Failure, options::Plan, run_plan, store::Store};
+use crate::{
+    Failure,
+    enumerate::{Closeness, enumerate, scripts},
+    options::Plan,
+    run_plan,
+    store::Store,
+};
 pub use parallax_store::mutants::Mutant;
 use parallax_store::mutants::set;
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// How far to go for one mutant.
 #[derive(Debug, Clone, Copy)]
@@ -21,36 +30,49 @@ pub struct Budget {
 pub struct Catch {
     /// Which.
     pub mutant: Mutant,
-    /// Who noticed: a command line, and the failure. `None`: nobody.
+    /// Who noticed: the arguments to see it again, and the failure. `None`: nobody.
     pub found: Option<(String, Failure)>,
-    /// Seeds that were run.
-    pub seeds: u64,
+    /// Runs that were made.
+    pub runs: u64,
     /// How often the store came past the bug.
     pub met: u64,
     /// Time that it took.
     pub took: Duration,
 }
 
-/// Hunts `mutant`: seeds first, then crash points of small workloads.
+/// Hunts `mutant`: by seeds, and every few seeds by the crash points of a small workload.
 pub fn hunt(mutant: Mutant, budget: Budget) -> Catch {
+    /// Seeds between two workloads.
+    const SEEDS_EACH: u64 = 4;
     let begun = Instant::now();
-    let mut catch = Catch { mutant, found: None, seeds: 0, met: 0, took: Duration::ZERO };
+    let mut catch = Catch { mutant, found: None, runs: 0, met: 0, took: Duration::ZERO };
+    let scripts = scripts(2);
     for seed in 0..budget.seeds {
-        if begun.elapsed() > budget.time {
+        if catch.found.is_some() || begun.elapsed() > budget.time {
             break;
         }
-        let plan = Plan::new(seed, budget.ops);
-        set(Some(mutant));
-        let report = run_plan(&plan, Arc::new(Store));
-        catch.met += set(None);
-        catch.seeds += 1;
-        let Some(failure) = report.failure else { continue };
-        // A seed that fails by itself has not found the mutant.
-        if run_plan(&plan, Arc::new(Store)).failure.is_none() {
-            catch.found = Some((plan.arguments(), failure));
-            break;
+        let plan = Plan { forgetful: seed % 2 == 1, ..Plan::new(seed, budget.ops) };
+        catch.attempt(plan.arguments(), || run_plan(&plan, Arc::new(Store)).failure);
+        if catch.found.is_none() && seed % SEEDS_EACH == 0 {
+            // All of one operation first, then others from all over the list.
+            let turn = (seed / SEEDS_EACH) as usize;
+            let script = &scripts[if turn < 20 { turn } else { turn * 131 % scripts.len() }];
+            let closeness = Closeness { images_max: 4, seed };
+            let arguments = format!("enumerate --seed {seed} {script}");
+            catch.attempt(arguments, || enumerate(script, closeness, Arc::new(Store)).1);
         }
     }
     catch.took = begun.elapsed();
     catch
+}
+
+impl Catch {
+    fn attempt(&mut self, arguments: String, run: impl Fn() -> Option<Failure>) {
+        set(Some(self.mutant));
+        let failure = run();
+        self.met += set(None);
+        self.runs += 1;
+        // A run that fails by itself has not found the mutant.
+        self.found = failure.filter(|_| run().is_none()).map(|failure| (arguments, failure));
+    }
 }

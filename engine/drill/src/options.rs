@@ -71,12 +71,23 @@ pub struct Plan {
     pub lives: Option<usize>,
     /// What is left out.
     pub without: BTreeSet<Feature>,
+    /// A flush that fails may lose what it was to write.
+    pub forgetful: bool,
 }
 
 impl Plan {
     /// Everything that `seed` decides.
     pub fn new(seed: u64, ops: u64) -> Self {
-        Self { seed, course: 0, ops, lanes: None, managers: None, lives: None, without: BTreeSet::new() }
+        Self {
+            seed,
+            course: 0,
+            ops,
+            lanes: None,
+            managers: None,
+            lives: None,
+            without: BTreeSet::new(),
+            forgetful: false,
+        }
     }
 
     /// The arguments that run it again.
@@ -92,6 +103,9 @@ impl Plan {
         let names: Vec<String> = self.without.iter().map(Feature::to_string).collect();
         if !names.is_empty() {
             text += &format!(" --without {}", names.join(","));
+        }
+        if self.forgetful {
+            text += " --forgetful";
         }
         text
     }
@@ -232,6 +246,8 @@ pub struct Options {
     pub faulty_percent: u64,
     /// Of a hundred ends of lives, after how many the pool's metadata is damaged on a copy.
     pub probe_percent: u64,
+    /// Of volumes in a hundred, how many are not looked at when the pool has been opened.
+    pub unverified_percent: u64,
     /// Pools are opened, now and then, by a process that dies on the way.
     pub deaths_while_opening: bool,
 }
@@ -276,7 +292,12 @@ impl Options {
         let limits = Limits { cache_bytes: prng.range(0..64) * 4096, dirty_nodes_max: prng.range(4..64) };
         let large_sectors = prng.chance(1, 8) && has(Feature::LargeSectors);
         let sharing = prng.chance(2, 3) && has(Feature::Sharing);
-        let stuck_per_mille = *prng.pick(&[0, 0, 0, 2]);
+        // Bitmaps of large extents have more than one sector that changes, so they can be torn.
+        let large_extents = prng.chance(1, 10) && !tight;
+        let (extent_bytes, extents) =
+            if large_extents { (64 << 20, extents / 16) } else { (extent_bytes, extents) };
+        let unverified_percent = *prng.pick(&[20, 20, 60]);
+        let stuck_per_mille = *prng.pick(&[0, 0, 0, 2, 20]);
         let faulty_percent = *prng.pick(&[0, 0, 25, 60]);
         let probe_percent = *prng.pick(&[0, 0, 20, 50]);
         let lanes = plan.lanes.map_or(lanes, |bound| lanes.min(bound.max(1)));
@@ -312,6 +333,7 @@ impl Options {
             stuck_per_mille: if has(Feature::Faults) { stuck_per_mille } else { 0 },
             faulty_percent: if has(Feature::Faults) { faulty_percent } else { 0 },
             probe_percent: if has(Feature::Probes) { probe_percent } else { 0 },
+            unverified_percent,
             deaths_while_opening: has(Feature::DeathsWhileOpening),
         }
     }
@@ -354,7 +376,8 @@ impl fmt::Display for Options {
         )?;
         writeln!(
             f,
-            "  {} lanes and {} managers{}, {} lives of {} operations a lane, faults in {} % of lives, probes after {} %",
+            "  {} lanes and {} managers{}, {} lives of {} operations a lane, faults in {} % of lives, probes after {} %, \
+             {} % of volumes unverified",
             self.lanes,
             self.managers,
             if self.sharing { " that share volumes" } else { "" },
@@ -362,6 +385,7 @@ impl fmt::Display for Options {
             self.ops,
             self.faulty_percent,
             self.probe_percent,
+            self.unverified_percent,
         )?;
         writeln!(
             f,

@@ -92,7 +92,8 @@ impl Life {
                     || forest.growing.contains_key(&info.id)
                     || forest.volume(info.id).unread.is_some()
             };
-            if in_doubt || !self.prng.lock().chance(1, 5) {
+            let unverified = self.drill.options.unverified_percent;
+            if in_doubt || !self.prng.lock().chance(unverified, 100) {
                 self.verify_volume(info).await?;
             }
         }

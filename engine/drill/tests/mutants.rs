@@ -16,7 +16,7 @@ fn every_mutant_of_the_store_is_found() {
                 for mutant in Mutant::ALL.into_iter().skip(half).step_by(2) {
                     let catch = hunt(mutant, BUDGET);
                     if catch.found.is_none() {
-                        sender.send((mutant, catch.seeds, catch.met)).ok();
+                        sender.send((mutant, catch.runs, catch.met)).ok();
                     }
                 }
             });
@@ -24,5 +24,5 @@ fn every_mutant_of_the_store_is_found() {
     });
     drop(sender);
     let missed: Vec<_> = missed.into_iter().collect();
-    assert_eq!(missed, [], "these were not found in so many seeds, though the store came past them so often");
+    assert_eq!(missed, [], "these were not found in so many runs, though the store came past them so often");
 }

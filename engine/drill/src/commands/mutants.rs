@@ -66,8 +66,8 @@ pub(crate) fn run(arguments: &Args) -> bool {
             });
         }
         drop(sender);
-        for Catch { mutant, found, seeds, met, took } in catches {
-            let effort = format!("{seeds} seeds, {:.1} s, met {met} times", took.as_secs_f64());
+        for Catch { mutant, found, runs, met, took } in catches {
+            let effort = format!("{runs} runs, {:.1} s, met {met} times", took.as_secs_f64());
             match found {
                 Some((by, failure)) => {
                     let message: String = failure.message.chars().take(110).collect();

@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// Leave these out.
     #[arg(long, value_delimiter = ',')]
     without: Vec<Feature>,
+    /// Flushes that fail may lose what they were to write.
+    #[arg(long)]
+    forgetful: bool,
     /// Threads, each with a world of its own.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -88,6 +91,7 @@ impl Args {
             managers: self.managers,
             lives: self.lives,
             without: self.without.iter().copied().collect(),
+            forgetful: self.forgetful,
         }
     }
 

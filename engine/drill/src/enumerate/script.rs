@@ -113,6 +113,7 @@ pub(super) fn options(seed: u64) -> Options {
         stuck_per_mille: 0,
         faulty_percent: 0,
         probe_percent: 0,
+        unverified_percent: 0,
         deaths_while_opening: false,
         ..Options::derive(&Plan::new(seed, 1))
     }

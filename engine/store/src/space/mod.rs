@@ -440,7 +440,9 @@ impl Inner {
                 run.start,
                 run.count - 1
             );
-            if let Some(candidates) = &mut self.candidates {
+            if let Some(candidates) = &mut self.candidates
+                && !mutants::on(Mutant::GcFreesNewBlocks)
+            {
                 candidates.clear(run.start, run.count);
             }
         }
