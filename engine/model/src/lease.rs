@@ -2,8 +2,8 @@
 //!
 //! One holder, one observer, time in ticks. In each tick either clock advances by one, two or three: right, or half
 //! again as fast, or half as fast, as it likes. The holder may be paused anywhere, so each of its steps may come
-//! late; a watchdog ends it when it has not been fed for [`WATCHDOG`] of its clock. Its writes are dead
-//! [`LINGER`] ticks after they were submitted.
+//! late; a watchdog ends it when it has not been fed for `WATCHDOG` of its clock. Its writes are dead
+//! `LINGER` ticks after they were submitted.
 //!
 //! ```text
 //! holder    renews: notes its clock, submits its slot; the write lands; it learns of that, and counts from the note

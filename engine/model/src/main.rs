@@ -61,9 +61,9 @@ fn run(case: &Case, tell: bool) -> (Outcome, bool) {
     let begun = Instant::now();
     let outcome = case.explore();
     let seconds = begun.elapsed().as_secs_f64();
-    let dropped = case.dropped.as_deref().unwrap_or("nothing");
+    let rules = case.dropped.as_ref().map_or("all rules kept".to_owned(), |rule| format!("without {rule}"));
     println!(
-        "{} without {dropped}: {} states, {} steps, depth {}, {seconds:.1} s",
+        "{}, {rules}: {} states, {} steps, depth {}, {seconds:.1} s",
         case.model, outcome.states, outcome.steps, outcome.depth
     );
     if case.dropped.is_none() {

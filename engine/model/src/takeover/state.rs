@@ -5,7 +5,7 @@ use crate::device::Block;
 
 /// Epochs count from 1; 0 is what was there before.
 pub(super) type Epoch = u8;
-/// Number of a data block; or [`OTHER`].
+/// Number of a data block; or `OTHER`.
 pub(super) type Address = u8;
 
 /// Content that belongs to another volume.
@@ -16,7 +16,7 @@ pub(super) const OTHER: u8 = 255;
 pub struct Data {
     /// Who wrote it.
     pub epoch: Epoch,
-    /// Which of the client's writes, or [`OTHER`].
+    /// Which of the client's writes, or `OTHER`.
     pub version: u8,
 }
 
@@ -49,7 +49,7 @@ impl Slot {
 pub struct Record {
     /// Who wrote it.
     pub epoch: Epoch,
-    /// Where the volume's block is from now on; [`OTHER`]: not a journal block.
+    /// Where the volume's block is from now on; `OTHER`: not a journal block.
     pub block: Address,
 }
 
