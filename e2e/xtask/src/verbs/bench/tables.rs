@@ -13,10 +13,13 @@ use super::rows::Part;
 const BEGIN: &str = "<!-- written by cargo xtask bench: begin -->";
 const END: &str = "<!-- written by cargo xtask bench: end -->";
 
+/// A load before the run that shows in its numbers.
+const BUSY: f64 = 0.7;
+
 const RAW: &str = "raw";
 const OURS: &str = "parallax";
-/// Requests from this size on are shown as throughput.
-const LARGE: f64 = 65_536.0;
+/// Requests of about 64 KiB and more are shown as throughput: fio rounds.
+const LARGE: f64 = 65_000.0;
 
 /// Replaces what lies between the markers of a document.
 pub(super) fn write(document: &Path, results: &Results) -> Result<()> {
@@ -66,10 +69,16 @@ pub(super) fn markdown(results: &Results) -> String {
 
 fn circumstances(results: &Results) -> String {
     let machine = &results.machine;
+    let busy = results.load_before > BUSY;
     let mut text = format!(
-        "{}Measured {} on {} cores ({}), {} GiB, {}, kernel {}, images of {} MiB on {}. Load before: {:.2}. {} turns \
+        "{}{}Measured {} on {} cores ({}), {} GiB, {}, kernel {}, images of {} MiB on {}. Load before: {:.2}. {} turns \
          of {} s each; the run took {:.0} min.\n\nCommand: `cargo xtask bench{}`\n",
         if results.quick { "**A quick run: these numbers show that it works, nothing else.** " } else { "" },
+        if busy {
+            "**The machine had other work: shares are rough, and times are those of a busy disk.** "
+        } else {
+            ""
+        },
         machine.date,
         machine.cores,
         machine.processor,
@@ -175,7 +184,7 @@ fn behind(results: &Results) -> String {
             let many = thousands(f64::from(results.many));
             writeln!(
                 targets,
-                "- {}, unchanged within 5 % after {many} snapshots: {met}, {change:+.0} %",
+                "- {}, at most 5 % less after {many} snapshots: {met}, {change:+.0} %",
                 row.title
             )
             .ok();
