@@ -3,6 +3,8 @@
 //! Invariants:
 //! * Only extents that the catalogue maps are reachable; extent 0 never is.
 //! * A flush that is joined covers every write completed before; concurrent callers share one.
+//! * After a failed flush none succeeds until the device is opened again: what it has dropped may be anybody's, and a
+//!   later flush that succeeds says nothing about it.
 
 use crate::{
     cache::NodeCache,
@@ -10,10 +12,11 @@ use crate::{
     rounds::Rounds,
 };
 use parallax_block::{
-    BLOCK_SIZE, BlockDevice, Buffer, ByteRange, Completion, Error, Result, ResultExt, Runtime, WriteOptions,
+    BLOCK_SIZE, BlockDevice, Buffer, ByteRange, Completion, Error, ErrorKind, Result, ResultExt, Runtime,
+    WriteOptions,
 };
 use parallax_format::{BlockAddress, Entry, ExtentId, Node, PoolSalt, superblock::Superblock};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::{collections::BTreeMap, sync::Arc};
 
 pub(crate) struct Disk {
@@ -23,6 +26,8 @@ pub(crate) struct Disk {
     pub(crate) cache: NodeCache,
     positions: RwLock<BTreeMap<ExtentId, u32>>,
     flushes: Arc<Rounds>,
+    /// Why no flush succeeds any more.
+    lost: Arc<Mutex<Option<Error>>>,
 }
 
 impl Disk {
@@ -39,6 +44,7 @@ impl Disk {
             cache: NodeCache::new(cache_nodes_max),
             positions: RwLock::default(),
             flushes: Arc::default(),
+            lost: Arc::default(),
         }
     }
 
@@ -116,11 +122,21 @@ impl Disk {
 
     /// Makes every completed write durable; shared with whoever asks meanwhile.
     pub(crate) async fn flush(&self) -> Result<()> {
-        let device = self.device.clone();
+        let (device, lost) = (self.device.clone(), self.lost.clone());
         self.flushes
             .join(&self.runtime, move || {
-                let device = device.clone();
-                Box::pin(async move { device.flush().await.context(|| "flushing the pool's device") })
+                let (device, lost) = (device.clone(), lost.clone());
+                Box::pin(async move {
+                    let before = lost.lock().clone().filter(|_| !mutants::on(Mutant::FailedFlushRetried));
+                    before.map_or(Ok(()), Err)?;
+                    let result = device.flush().await.context(|| "flushing the pool's device");
+                    if let Err(error) = &result {
+                        tracing::error!(%error, "the device failed to flush: nothing is acknowledged any more");
+                        let text = format!("an earlier flush of the pool's device failed; restart parallaxd ({error})");
+                        *lost.lock() = Some(Error::new(ErrorKind::Fenced, text));
+                    }
+                    result
+                })
             })
             .await
     }

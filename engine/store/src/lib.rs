@@ -17,6 +17,8 @@
 
 mod cache;
 mod check;
+#[cfg(feature = "damage")]
+mod damage;
 mod detached;
 mod disk;
 mod generation;
@@ -32,7 +34,9 @@ mod types;
 mod vdi;
 mod walk;
 
-pub use check::check;
+pub use check::{Repaired, check, repair};
+#[cfg(feature = "damage")]
+pub use damage::{Damage, damage};
 pub use handles::{SnapshotView, Vdi};
 pub use parallax_block::{Tail, TailStore};
 pub use parallax_format::{

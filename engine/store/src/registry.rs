@@ -7,7 +7,7 @@
 //! * Blocks of the area that the newest valid header names are never written by a compaction.
 
 use crate::disk::Disk;
-use parallax_block::{BLOCK_SIZE, Buffer, Error, Result, ResultExt};
+use parallax_block::{BLOCK_SIZE, Buffer, Error, ErrorKind, Result, ResultExt};
 use parallax_format::{
     ExtentId,
     area::{self, AreaHeader, AreaId, Packer, Run},
@@ -110,6 +110,8 @@ pub(crate) struct Area {
     predecessor: u32,
     /// First block of the manager's host group.
     group: u64,
+    /// Why nothing is recorded any more: a write failed and may land yet, over a newer one.
+    failed: Option<Error>,
 }
 
 /// Fewest blocks of a log.
@@ -159,7 +161,7 @@ impl Area {
             let position = known.free_positions(disk.superblock.extents).next();
             let (Some(position), Some(extent)) = (position, known.free_number()) else {
                 return Err(Error::new(
-                    parallax_block::ErrorKind::OutOfSpace,
+                    ErrorKind::OutOfSpace,
                     "the registry needs another extent and the pool has none left; delete volumes or enlarge the pool",
                 ));
             };
@@ -190,12 +192,31 @@ impl Area {
             disk.write_physical(at, header.encode(at, disk.salt()), true).await?;
         }
         let (next, predecessor) = (header.base_blocks, header.base_crc);
-        Ok(Self { header, next, predecessor, group })
+        Ok(Self { header, next, predecessor, group, failed: None })
     }
 
     /// Makes records durable and applies them. All of them are in one block, or in several that are written in
     /// order: callers that need all or nothing keep to one block's worth.
+    /// After a write that failed nothing is recorded any more.
     pub(crate) async fn commit(&mut self, disk: &Disk, known: &mut Known, records: &[Record]) -> Result<()> {
+        self.failed.clone().map_or(Ok(()), Err)?;
+        let result = self.append(disk, known, records).await;
+        // Want of room, in the pool or on a thin device, and a record that does not fit leave nothing under way.
+        if let Err(error) = &result
+            && ![ErrorKind::OutOfSpace, ErrorKind::InvalidArgument].contains(&error.kind())
+        {
+            tracing::error!(%error, "the registry could not be written: the pool records no more changes");
+            self.failed = Some(Error::new(
+                ErrorKind::Fenced,
+                format!(
+                    "the pool has stopped recording changes after a failed write; restart parallaxd ({error})"
+                ),
+            ));
+        }
+        result
+    }
+
+    async fn append(&mut self, disk: &Disk, known: &mut Known, records: &[Record]) -> Result<()> {
         let mut packer = Packer::default();
         for record in records {
             packer.push(record)?;

@@ -34,6 +34,9 @@ use std::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
+/// Runs that are put aside after failed writes, before the device counts as broken.
+const QUARANTINED_MAX: usize = 4096;
+
 /// Neighbouring blocks of one extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
@@ -42,6 +45,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    fn overlaps(self, other: Self) -> bool {
+        let (a, b) = (self.start, other.start);
+        a.extent() == b.extent() && a.block() < b.block() + other.count && b.block() < a.block() + self.count
+    }
+
     /// Takes up to `count` blocks from the front.
     pub(crate) fn split_front(&mut self, count: u32) -> Option<Self> {
         let count = count.min(self.count);
@@ -83,6 +91,10 @@ struct Inner {
     postponed: Vec<Run>,
     /// Cut loose, and being discarded on the device before they can be allocated again.
     trimming: Vec<Run>,
+    /// Blocks of writes that failed and may land yet: allocated, and no candidates, until the pool is opened again.
+    quarantined: Vec<Run>,
+    /// Why no more space is given out: a bitmap could not be written, and the write may land yet, over a newer one.
+    broken: Option<Error>,
     /// Rises when a cycle begins and when its sweep begins.
     stamp: Stamp,
 }
@@ -246,6 +258,7 @@ impl Space {
             wanted.iter().map(version).collect()
         };
         let _writing = self.writing.lock().await;
+        self.inner.lock().broken.clone().map_or(Ok(()), Err)?;
         for ((extent, part), version) in wanted.into_iter().zip(versions) {
             let next = {
                 let inner = self.inner.lock();
@@ -256,7 +269,13 @@ impl Space {
                     .map(|map| map.snapshot(part, self.incarnation))
             };
             let Some((at, block, sequence, version)) = next else { continue };
-            self.disk.write_blocks(at, block.encode(at, sequence, self.disk.salt()), false).await?;
+            let written =
+                self.disk.write_blocks(at, block.encode(at, sequence, self.disk.salt()), false).await;
+            if let Err(cause) = written {
+                // A thin device that is full has refused the write: nothing is under way.
+                let refused = cause.kind() == ErrorKind::OutOfSpace;
+                return Err(if refused { cause } else { self.inner.lock().break_off(&cause) });
+            }
             if let Some(map) = self.inner.lock().extents.get_mut(&extent) {
                 let part = &mut map.parts[part as usize];
                 part.sequence = sequence;
@@ -274,6 +293,16 @@ impl Space {
     /// Returns blocks that nothing on the device has ever named.
     pub(crate) fn give_back(&self, runs: &[Run]) {
         self.inner.lock().release(runs);
+    }
+
+    /// Puts blocks aside until the pool is opened again. `false` if there are too many.
+    pub(crate) fn quarantine(&self, runs: &[Run]) -> bool {
+        let mut inner = self.inner.lock();
+        if let Some(candidates) = &mut inner.candidates {
+            runs.iter().for_each(|run| candidates.clear(run.start, run.count));
+        }
+        inner.quarantined.extend_from_slice(runs);
+        inner.quarantined.len() <= QUARANTINED_MAX
     }
 
     /// The stamp for what is cut loose from now on.
@@ -333,7 +362,8 @@ impl Space {
         }
         inner.stamp.0 += 1;
         let mut candidates = Candidates::of(inner.extents.values(), self.disk.superblock.extent_blocks);
-        inner.trimming.iter().for_each(|run| candidates.clear(run.start, run.count));
+        let kept = inner.trimming.iter().chain(&inner.quarantined);
+        kept.for_each(|run| candidates.clear(run.start, run.count));
         inner.candidates = Some(candidates);
         true
     }
@@ -431,8 +461,26 @@ impl Inner {
         Some(out)
     }
 
+    /// Gives out nothing any more.
+    fn break_off(&mut self, cause: &Error) -> Error {
+        let error = Error::new(
+            ErrorKind::Fenced,
+            format!(
+                "the pool has stopped giving out space after a failed write; restart parallaxd ({cause})"
+            ),
+        );
+        if self.broken.is_none() {
+            tracing::error!(%cause, "a bitmap could not be written: the pool gives out no more space");
+        }
+        self.broken.get_or_insert(error).clone()
+    }
+
     fn release(&mut self, runs: &[Run]) {
         for run in runs {
+            // What is put aside stays allocated, whoever lets go of it.
+            if self.quarantined.iter().any(|aside| aside.overlaps(*run)) {
+                continue;
+            }
             let freed = self.edit(run.start.extent(), |map| map.clear(run.start.block(), run.count));
             debug_assert!(
                 freed.is_none_or(|freed| freed == run.count),

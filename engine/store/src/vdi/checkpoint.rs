@@ -15,7 +15,7 @@ use crate::{
     space::{Run, Stamp},
     tree::{self, Missing, Superseded, Tree, Writer, count_dirty},
 };
-use parallax_block::{BoxFuture, Result, join_all};
+use parallax_block::{BLOCK_SIZE, BoxFuture, Result, join_all};
 use parallax_format::{
     BlockAddress, Entry, Node,
     node::{FANOUT, TABLE_LEVEL, blocks_at_depth},
@@ -303,6 +303,10 @@ impl VdiCore {
     async fn write_nodes(&self, writer: Writer) -> Result<()> {
         let (writes, nodes, spare) = writer.finish();
         let disk = &self.pool.disk;
+        let places: Vec<Run> = writes
+            .iter()
+            .map(|(start, nodes)| Run { start: *start, count: (nodes.len() / BLOCK_SIZE) as u32 })
+            .collect();
         let mut queue = writes.into_iter();
         loop {
             let batch: Vec<BoxFuture<'_, Result<()>>> = queue
@@ -317,7 +321,11 @@ impl VdiCore {
             }
             for result in join_all(batch).await {
                 // The nodes have addresses now; they cannot be written again elsewhere.
-                result.map_err(|error| self.fail(&error))?;
+                if let Err(error) = result {
+                    // Some may land yet.
+                    self.pool.space.quarantine(&places);
+                    return Err(self.fail(&error));
+                }
             }
         }
         for (link, node) in nodes {

@@ -103,6 +103,8 @@ impl VdiCore {
         }
         if !empty {
             if let Err(error) = journal.write(&pool.disk, &sealed.group).await {
+                // The write may land yet: whoever opens the volume next must not let the segments go.
+                pool.space.quarantine(&journal.segments().collect::<Vec<_>>());
                 return Err(self.fail(&error));
             }
             let durable = sealed.group.first + sealed.group.records.len() as u64;

@@ -24,7 +24,7 @@ use crate::{
     space::Run,
     tree::{Missing, Tree},
 };
-use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result};
+use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, ResultExt};
 use parallax_format::{
     Entry,
     journal::{JournalRecord, SEGMENT_BLOCKS},
@@ -59,7 +59,7 @@ struct Adopted {
 /// Opens `id` for this incarnation.
 pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>> {
     let record = pool.record(id)?;
-    let adopted = adopt(pool, &record).await?;
+    let adopted = adopt(pool, &record).await.context(|| format!("opening volume '{}'", record.name))?;
     let (epoch, slots) = begin_epoch(pool, &record, &adopted).await?;
     let pool_ref = pool.clone();
     let journal =
@@ -136,8 +136,11 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
         let key = tail::key(pool.disk.superblock.uuid, record.id, old);
         pool.environment.tails.remove(&key)?;
     }
-    // Nothing names the epoch before any more.
+    // Nothing names the epoch before any more. If nothing proves that its last writes have landed, garbage collection lets
+    // its blocks go, later.
     let now = pool.space.stamp();
+    let quiet = evidence.proves_quiet();
+    let segments = if quiet { segments } else { Vec::new() };
     pool.space.free(&segments, now);
     if pool.record(id)?.previous.is_some() {
         pool.update(id, |record| {
@@ -146,7 +149,7 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
         })
         .await?;
     }
-    if let Some(old) = grant.filter(|old| old.slots != slots) {
+    if let Some(old) = grant.filter(|old| quiet && old.slots != slots) {
         pool.space.free(&[Run { start: old.slots, count: SLOTS }], now);
     }
     tracing::debug!(vdi = %id, %epoch, ?evidence, "opened");

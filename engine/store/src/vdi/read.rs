@@ -1,7 +1,9 @@
 //! Reads: look up, then read each piece into its part of the buffer. No locks are taken.
 
 use super::{Piece, Target, VdiCore};
-use parallax_block::{Allocation, BLOCK_SIZE, Buffer, ByteRange, Completion, Result, StatusExtent, join_all};
+use parallax_block::{
+    Allocation, BLOCK_SIZE, Buffer, ByteRange, Completion, Result, ResultExt, StatusExtent, join_all,
+};
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
@@ -23,9 +25,9 @@ impl VdiCore {
             Ok(found) => found,
             Err(error) => return (buffer, Err(error)),
         };
-        let done = read_pieces(&self.pool.disk, range, &pieces, buffer).await;
+        let (buffer, result) = read_pieces(&self.pool.disk, range, &pieces, buffer).await;
         drop(ticket);
-        done
+        (buffer, result.context(|| format!("volume {}: reading bytes {range}", self.id)))
     }
 
     /// Checks a request against the VDI's shape.

@@ -5,7 +5,7 @@ use super::{
     read::{extents, read_pieces},
 };
 use crate::{disk::Disk, tree::Tree};
-use parallax_block::{Buffer, ByteRange, Completion, Result, StatusExtent};
+use parallax_block::{Buffer, ByteRange, Completion, Result, ResultExt, StatusExtent};
 use parallax_format::root::TreeRoot;
 use std::{ops::Range, sync::Arc};
 
@@ -55,7 +55,10 @@ impl View {
             Err(error) => return (buffer, Err(error)),
         };
         match self.pieces(range.outer_blocks(), usize::MAX).await {
-            Ok(pieces) => read_pieces(&self.disk, range, &pieces, buffer).await,
+            Ok(pieces) => {
+                let (buffer, result) = read_pieces(&self.disk, range, &pieces, buffer).await;
+                (buffer, result.context(|| format!("reading bytes {range}")))
+            }
             Err(error) => (buffer, Err(error)),
         }
     }

@@ -9,7 +9,9 @@ use crate::{
     mutants::{self, Mutant},
     space::Run,
 };
-use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, Completion, Result, WriteOptions, join_all};
+use parallax_block::{
+    BLOCK_SIZE, Buffer, ByteRange, Completion, Error, ErrorKind, Result, WriteOptions, join_all,
+};
 use parallax_format::{Entry, journal::JournalRecord, node::FANOUT, record::ExtentKind};
 use std::sync::Arc;
 
@@ -44,7 +46,11 @@ impl VdiCore {
         let durable = self.mapping.read().is_durable() || mutants::on(Mutant::FuaPassesUnmapped);
         let pass_fua = options.fua && in_place && durable;
         let (buffer, result) = if in_place {
-            self.write_in_place(range, &pieces, buffer, pass_fua).await
+            let (buffer, result) = self.write_in_place(range, &pieces, buffer, pass_fua).await;
+            match result {
+                Ok(()) => (buffer, Ok(())),
+                Err(error) => (buffer, Err(self.distrust(&pieces, error).await)),
+            }
         } else {
             self.redirect(range, &pieces, buffer).await
         };
@@ -104,15 +110,62 @@ impl VdiCore {
                 (buffer, result)
             }
         };
-        let result = match result {
-            Ok(()) => self.publish(&placed).await,
-            Err(error) => Err(error),
-        };
+        let runs = || placed.iter().map(|placed| placed.run).collect::<Vec<_>>();
+        if let Err(error) = result {
+            // Nobody knows whether a write that failed will land yet, so its blocks are nobody's for now. Of the
+            // pieces that were written in place the same holds.
+            if error.kind() == ErrorKind::OutOfSpace {
+                self.pool.space.give_back(&runs());
+            } else {
+                self.quarantine(&runs(), &error);
+            }
+            return (buffer, Err(self.distrust(pieces, error).await));
+        }
+        let result = self.publish(&placed).await;
         if result.is_err() && self.failure().is_none() {
             // Never named: neither published nor in a record.
-            self.pool.space.give_back(&placed.iter().map(|placed| placed.run).collect::<Vec<_>>());
+            self.pool.space.give_back(&runs());
         }
         (buffer, result)
+    }
+
+    /// After writes in place that failed and may land yet: the next write to these blocks goes elsewhere, and they are
+    /// not used for anything else.
+    async fn distrust(&self, pieces: &[Piece], error: Error) -> Error {
+        // A thin device that is full has refused the write: nothing is under way.
+        let refused = error.kind() == ErrorKind::OutOfSpace;
+        let (Some(first), Some(last), false) = (pieces.first(), pieces.last(), refused) else { return error };
+        let blocks = first.lba..last.lba + last.count;
+        let error = error.context(format!("volume {}: writing blocks {blocks:?}", self.id));
+        let in_place = || pieces.iter().filter(|piece| piece.target.is_writable());
+        let protected = self
+            .change(blocks, &[], |mapping, find| {
+                in_place().try_for_each(|piece| protect(mapping, piece, find))
+            })
+            .await;
+        if let Err(unprotected) = protected {
+            self.fail(&unprotected);
+        }
+        let runs: Vec<Run> = in_place()
+            .filter_map(|piece| match piece.target {
+                Target::Blocks { start, .. } => Some(Run { start, count: piece.count as u32 }),
+                Target::Hole => None,
+            })
+            .collect();
+        self.quarantine(&runs, &error);
+        error
+    }
+
+    /// Keeps blocks from being used again by this process. A device that fails so often that this gets long is not
+    /// written to any more.
+    fn quarantine(&self, runs: &[Run], error: &Error) {
+        if runs.is_empty() {
+            return;
+        }
+        tracing::warn!(vdi = %self.id, %error, "a write failed; its blocks are put aside until the pool is opened again");
+        if !self.pool.space.quarantine(runs) {
+            self.fail(error);
+        }
     }
 
     /// Finds new blocks for every piece that is not writable.
@@ -260,6 +313,20 @@ impl VdiCore {
         })
         .await
     }
+}
+
+/// Makes the next write to the blocks of a piece go to new ones.
+fn protect(
+    mapping: &mut super::Mapping,
+    piece: &Piece,
+    find: &dyn Fn(Entry) -> Option<Arc<parallax_format::Node>>,
+) -> std::result::Result<(), crate::tree::Missing> {
+    for lba in piece.lba..piece.lba + piece.count {
+        let leaf = mapping.map.leaf_mut(lba, find, &mut mapping.superseded)?;
+        let at = (lba % FANOUT as u64) as usize;
+        leaf.set(at, leaf.entry(at).with_ro());
+    }
+    Ok(())
 }
 
 /// Enters a run into the tree.

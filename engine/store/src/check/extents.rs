@@ -1,0 +1,123 @@
+//! Extents: what the catalogue says of them, their bitmaps, and which of their blocks are in use.
+
+use super::{Check, REACHED};
+use crate::{Severity, registry::Known};
+use parallax_block::{BLOCK_SIZE, Result};
+use parallax_format::{
+    ExtentId,
+    bitmap::{self, BitmapBlock},
+    record::ExtentKind,
+};
+use std::collections::BTreeMap;
+
+/// See the module.
+pub(super) struct Extent {
+    pub(super) kind: ExtentKind,
+    /// The bitmap, newest copies; a set bit is an allocated block.
+    pub(super) allocated: Vec<u64>,
+    /// What was found about each block.
+    pub(super) seen: Vec<u8>,
+    /// Its bitmap blocks.
+    pub(super) parts: Vec<Part>,
+}
+
+/// One bitmap block.
+pub(super) struct Part {
+    pub(super) birth: u64,
+    /// A copy does not verify: what it would say is not known.
+    pub(super) torn: bool,
+    /// Incarnation and sequence of the newest copy that does.
+    pub(super) newest: (u64, u64),
+}
+
+impl Extent {
+    /// Whether a block counts as allocated; `None` if nobody can tell.
+    pub(super) fn is_allocated(&self, block: u32) -> Option<bool> {
+        let part = self.parts.get((block / bitmap::BITS) as usize)?;
+        let marked =
+            self.allocated.get(block as usize / 64).is_some_and(|word| word & (1 << (block % 64)) != 0);
+        (marked || !part.torn).then_some(marked)
+    }
+}
+
+impl Check<'_> {
+    pub(super) async fn catalogue(&mut self, known: &Known) -> Result<()> {
+        let mut positions: BTreeMap<u32, ExtentId> = BTreeMap::new();
+        for record in known.extents.values() {
+            if record.position >= self.superblock.extents || record.device != 0 {
+                let detail = format!("extent {} lies outside of the pool's device", record.extent);
+                self.find(Severity::Damage, "extent-range", detail, &[]);
+                continue;
+            }
+            if let Some(other) = positions.insert(record.position, record.extent) {
+                let detail = format!("extents {other} and {} lie at the same place", record.extent);
+                self.find(Severity::Damage, "extent-overlap", detail, &[]);
+            }
+            self.disk.map_extent(record.extent, record.position);
+            let blocks = self.superblock.extent_blocks;
+            let mut extent = Extent {
+                kind: record.kind,
+                allocated: Vec::new(),
+                seen: vec![0; blocks as usize],
+                parts: Vec::new(),
+            };
+            if record.kind != ExtentKind::System {
+                for index in 0..bitmap::blocks_per_copy(blocks) {
+                    let (words, part) = self.bitmap(record.extent, record.birth, index).await?;
+                    extent.allocated.extend(words);
+                    extent.parts.push(part);
+                }
+            }
+            self.extents.insert(record.extent, extent);
+        }
+        Ok(())
+    }
+
+    async fn bitmap(&mut self, extent: ExtentId, birth: u64, index: u32) -> Result<(Vec<u64>, Part)> {
+        let mut torn = false;
+        let mut newest: Option<(BitmapBlock, u64)> = None;
+        for copy in 0..2 {
+            let at = bitmap::location(extent, self.superblock.extent_blocks, index, copy);
+            let bytes = self.disk.read_block(at).await?;
+            match BitmapBlock::decode(&bytes, at, self.disk.salt()) {
+                Ok((block, sequence)) if block.birth == birth => {
+                    if newest
+                        .as_ref()
+                        .is_none_or(|(old, s)| (old.incarnation, *s) < (block.incarnation, sequence))
+                    {
+                        newest = Some((block, sequence));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    torn = true;
+                    self.find(Severity::Leak, "bitmap-copy", format!("extent {extent}: {error}"), &[]);
+                }
+            }
+        }
+        let part = Part {
+            birth,
+            torn,
+            newest: newest.as_ref().map_or((0, 0), |(block, sequence)| (block.incarnation, *sequence)),
+        };
+        Ok((newest.map_or_else(|| vec![0; bitmap::WORDS], |(block, _)| block.words), part))
+    }
+
+    pub(super) fn unreachable(&mut self) {
+        let usable = bitmap::first_usable(self.superblock.extent_blocks);
+        let mut leaks = Vec::new();
+        for (id, extent) in &self.extents {
+            let lost = (usable..self.superblock.extent_blocks)
+                .filter(|block| {
+                    extent.is_allocated(*block) == Some(true) && extent.seen[*block as usize] & REACHED == 0
+                })
+                .count();
+            if lost > 0 && extent.kind != ExtentKind::System {
+                leaks.push(format!("extent {id} ({:?}): {} KiB", extent.kind, lost * BLOCK_SIZE / 1024));
+            }
+        }
+        for leak in leaks {
+            self.find(Severity::Leak, "unreachable", leak, &[]);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Walks the trees of a VDI.
+
+use super::{Check, NODE, WRITABLE};
+use crate::{Severity, disk::Disk};
+use parallax_block::{BoxFuture, Buffer, Error, Result, join_all};
+use parallax_format::{
+    Entry, EntryKind, Node,
+    node::TABLE_LEVEL,
+    record::ExtentKind,
+    root::TreeRoot,
+    snapshot::{RECORDS_PER_LEAF, SnapshotRecord},
+};
+use std::ops::Range;
+
+/// Nodes read at a time.
+const READS_MAX: usize = 64;
+
+/// A link that is still to be followed.
+struct Link {
+    entry: Entry,
+    level: u8,
+    shared: bool,
+    /// First block of the VDI below it.
+    lba: u64,
+}
+
+/// How a tree is looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Walk<'b> {
+    /// Whether data counts as used, and every link as a use of its own. The older of two root slots shares all
+    /// with the newer, and may name data that was freed since.
+    pub(super) strict: bool,
+    /// Blocks of the VDI that the journal has unmapped since: their space may be somebody else's by now.
+    pub(super) gone: &'b [Range<u64>],
+}
+
+impl Check<'_> {
+    /// Walks a tree.
+    pub(super) async fn tree(&mut self, root: TreeRoot, base: u8, walk: Walk<'_>, name: &str) -> Result<()> {
+        if root.depth == 0 || root.depth > 8 {
+            let detail = format!("a tree of {} levels cannot be", root.depth);
+            self.find(Severity::Damage, "root-slot", detail, &[name]);
+            return Ok(());
+        }
+        let mut stack =
+            vec![Link { entry: root.link, level: root.depth - 1 + base, shared: root.link.is_ro(), lba: 0 }];
+        while !stack.is_empty() {
+            let batch = stack.split_off(stack.len().saturating_sub(READS_MAX));
+            let batch: Vec<Link> =
+                batch.into_iter().filter(|link| self.enter(link, walk.strict, name)).collect();
+            let reads: Vec<BoxFuture<'_, Result<Node>>> = batch
+                .iter()
+                .map(|link| -> BoxFuture<'_, Result<Node>> { Box::pin(read(self.disk, link)) })
+                .collect();
+            let nodes = join_all(reads).await;
+            for (link, node) in batch.into_iter().zip(nodes) {
+                match node {
+                    Ok(node) => self.below(&node, &link, walk, &mut stack, name),
+                    Err(error) => self.find(Severity::Damage, "node", error.to_string(), &[name]),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether to go on below a link to a node.
+    fn enter(&mut self, link: &Link, strict: bool, name: &str) -> bool {
+        if link.entry.is_hole() {
+            return false;
+        }
+        let Some(address) = link.entry.address() else {
+            self.find(
+                Severity::Damage,
+                "block-kind",
+                format!("{:?} is no link to a node", link.entry),
+                &[name],
+            );
+            return false;
+        };
+        let writable = if link.shared || !strict { 0 } else { WRITABLE };
+        let Some(before) = self.reach(address, ExtentKind::Metadata, NODE | writable, name) else {
+            return false;
+        };
+        if before & NODE == 0 {
+            return true;
+        }
+        if strict && (before | writable) & WRITABLE != 0 {
+            let detail = format!("node {address} may be changed although something else uses it");
+            self.find(Severity::Damage, "block-shared", detail, &[name]);
+        }
+        false
+    }
+
+    fn below(&mut self, node: &Node, link: &Link, walk: Walk<'_>, stack: &mut Vec<Link>, name: &str) {
+        if link.level == TABLE_LEVEL {
+            for at in 0..RECORDS_PER_LEAF as usize {
+                match SnapshotRecord::get(node, at) {
+                    Ok(Some(record)) => stack.push(Link {
+                        entry: record.map.link,
+                        level: record.map.depth.max(1) - 1,
+                        // A snapshot shares all it has.
+                        shared: true,
+                        lba: 0,
+                    }),
+                    Ok(None) => {}
+                    Err(error) => self.find(Severity::Damage, "snapshot-table", error.to_string(), &[name]),
+                }
+            }
+            return;
+        }
+        for (at, word) in node.words().iter().enumerate() {
+            let entry = Entry::from_raw(*word);
+            if entry.is_hole() {
+                continue;
+            }
+            let shared = link.shared || entry.is_ro();
+            let lba = link.lba + ((at as u64) << (9 * u32::from(link.level % TABLE_LEVEL)));
+            if link.level != 0 {
+                stack.push(Link { entry, level: link.level - 1, shared, lba });
+                continue;
+            }
+            if !walk.strict || (!shared && walk.gone.iter().any(|gone| gone.contains(&lba))) {
+                continue;
+            }
+            let address = entry.address().filter(|_| entry.kind() == EntryKind::Plain);
+            let Some(address) = address else {
+                self.find(Severity::Damage, "block-kind", format!("{entry:?} is no link to data"), &[name]);
+                continue;
+            };
+            let writable = if shared { 0 } else { WRITABLE };
+            if let Some(before) = self.reach(address, ExtentKind::Data, NODE | writable, name)
+                && before & NODE != 0
+                && (before | writable) & WRITABLE != 0
+            {
+                let detail =
+                    format!("block {address} may be written in place although something else uses it");
+                self.find(Severity::Damage, "block-shared", detail, &[name]);
+            }
+        }
+    }
+}
+
+async fn read(disk: &Disk, link: &Link) -> Result<Node> {
+    let address = link.entry.address().ok_or_else(|| Error::corrupt("a hole has no node"))?;
+    let bytes: Buffer = disk.read_block(address).await?;
+    Node::open(&bytes, link.entry, link.level, disk.salt())
+}
