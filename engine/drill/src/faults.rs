@@ -65,7 +65,7 @@ impl Drill {
             times_max,
         };
         let mut plan = slow;
-        match prng.range(0..5) {
+        match if self.options.plan.forgetful { 1 } else { prng.range(0..5) } {
             0 => {
                 let count = prng.range(1..4);
                 plan.boundary_errors =
@@ -74,7 +74,7 @@ impl Drill {
             1 => {
                 let count = prng.range(1..4);
                 plan.flush_errors = (0..count).map(|_| stats.flushes + prng.range(1..span / 3)).collect();
-                if prng.chance(1, 2) && self.options.plan.forgetful {
+                if self.options.plan.forgetful {
                     plan.failed_flush = FailedFlush::Forgets;
                 }
             }

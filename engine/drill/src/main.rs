@@ -5,7 +5,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{enumerate, mutants, seeds};
+use commands::{enumerate, long, mutants, seeds};
 use std::process::ExitCode;
 
 /// Tortures the store in a simulated world. A seed always gives the same run.
@@ -22,6 +22,8 @@ struct Arguments {
 enum Verb {
     /// Looks at every crash point of every small workload.
     Enumerate(enumerate::Args),
+    /// Everything for hours, with a summary.
+    Long(long::Args),
     /// Switches on bugs of the store, one after the other, and wants every one found.
     Mutants(mutants::Args),
 }
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let well = match arguments.verb {
         None => seeds::run(&arguments.seeds),
         Some(Verb::Enumerate(arguments)) => enumerate::run(&arguments),
+        Some(Verb::Long(arguments)) => long::run(&arguments),
         Some(Verb::Mutants(arguments)) => mutants::run(&arguments),
     };
     if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }

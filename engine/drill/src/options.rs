@@ -69,6 +69,8 @@ pub struct Plan {
     pub managers: Option<usize>,
     /// Lives at most.
     pub lives: Option<usize>,
+    /// Volumes at most.
+    pub volumes: Option<usize>,
     /// What is left out.
     pub without: BTreeSet<Feature>,
     /// A flush that fails may lose what it was to write.
@@ -85,6 +87,7 @@ impl Plan {
             lanes: None,
             managers: None,
             lives: None,
+            volumes: None,
             without: BTreeSet::new(),
             forgetful: false,
         }
@@ -96,7 +99,12 @@ impl Plan {
         if self.course > 0 {
             text += &format!(" --course {}", self.course);
         }
-        let bounds = [("lanes", self.lanes), ("managers", self.managers), ("lives", self.lives)];
+        let bounds = [
+            ("lanes", self.lanes),
+            ("managers", self.managers),
+            ("lives", self.lives),
+            ("volumes", self.volumes),
+        ];
         for (name, bound) in bounds {
             text.extend(bound.map(|bound| format!(" --{name} {bound}")));
         }
@@ -311,7 +319,7 @@ impl Options {
             tight,
             limits: if small && has(Feature::SmallLimits) { limits } else { Limits::default() },
             volume_sectors: if tight { 4096..12288 } else { size },
-            volumes_max,
+            volumes_max: plan.volumes.map_or(volumes_max, |bound| volumes_max.min(bound.max(1))),
             snapshots_max,
             lanes,
             managers: plan.managers.map_or(managers, |bound| managers.min(bound.max(1))),
@@ -331,7 +339,11 @@ impl Options {
             manager_pause,
             latency_max,
             stuck_per_mille: if has(Feature::Faults) { stuck_per_mille } else { 0 },
-            faulty_percent: if has(Feature::Faults) { faulty_percent } else { 0 },
+            faulty_percent: match (has(Feature::Faults), plan.forgetful) {
+                (false, _) => 0,
+                (true, false) => faulty_percent,
+                (true, true) => 80,
+            },
             probe_percent: if has(Feature::Probes) { probe_percent } else { 0 },
             unverified_percent,
             deaths_while_opening: has(Feature::DeathsWhileOpening),

@@ -14,14 +14,14 @@ use crate::{
     subject::Subject,
     verify::{Content, read_all},
 };
-use parallax_block::{BLOCK_SIZE, ByteRange, SECTOR_SIZE};
+use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, SECTOR_SIZE, WriteOptions};
 use parallax_format::{
     BlockAddress,
     journal::{self, BlockHeader},
     superblock::Superblock,
 };
 use parallax_sim::{Either, Image, Prng, SimDisk, either};
-use parallax_store::VdiId;
+use parallax_store::{CreateVdi, Name, Source, Timestamp, VdiId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// What a pool shows: of a volume, and of its snapshots.
@@ -30,6 +30,8 @@ type Sight = BTreeMap<(VdiId, u64), Content>;
 /// Kinds of sealed blocks that are looked at more closely.
 mod kind {
     pub(super) const AREA_LOG: u8 = 7;
+    pub(super) const BITMAP: u8 = 8;
+    pub(super) const ROOT: u8 = 9;
     pub(super) const JOURNAL: u8 = 10;
     /// A radix node: no header.
     pub(super) const NODE: u8 = 0;
@@ -56,20 +58,26 @@ impl Drill {
     pub(crate) async fn probe(&self, disk: &SimDisk, prng: &mut Prng) -> Result<(), Failure> {
         let image = disk.crash_image(parallax_sim::Unflushed::Kept);
         let blocks = metadata(&image);
-        let whole = match self.look(&image, None).await? {
+        let whole = match self.look(&image, None, false).await? {
             Ok(sight) => sight,
             Err(text) => return Err(Failure::new(format!("a copy of a sound pool does not open: {text}"))),
         };
         let mut kinds: Vec<u8> = blocks.iter().map(|block| block.kind).collect();
         kinds.dedup();
+        if kinds.contains(&kind::JOURNAL) {
+            // Most of it is stale.
+            kinds.extend([kind::JOURNAL; 3]);
+        }
         for _ in 0..3 {
             // Each kind as often as any other, however many blocks of it there are.
             let Some(kind) = (!kinds.is_empty()).then(|| *prng.pick(&kinds)) else { return Ok(()) };
             let same: Vec<&Block> = blocks.iter().filter(|block| block.kind == kind).collect();
-            let block = *prng.pick(&same);
-            if is_last(block, &same, &image) {
+            let candidates: Vec<&Block> =
+                same.iter().copied().filter(|block| counts(block, &same, &image)).collect();
+            if candidates.is_empty() {
                 continue;
             }
+            let block = *prng.pick(&candidates);
             let damage = *prng.pick(&[
                 Damage::Flip,
                 Damage::Flip,
@@ -89,11 +97,15 @@ impl Drill {
                 Damage::Another => copy.write(block.at, &prng.pick(&same).bytes),
             }
             let spoiled = matches!(damage, Damage::Unreadable).then_some(block.at);
-            let seen = self.look(&copy, spoiled).await?;
+            // A bitmap that is wrong shows when space is used.
+            let seen = self.look(&copy, spoiled, kind == kind::BITMAP).await?;
             self.count(|summary| summary.probes += 1);
             let what = format!("{damage:?} of the block at {} (kind {kind})", block.at);
             match seen {
                 Ok(seen) => compare(&what, &whole, &seen)?,
+                Err(text) if kind == kind::ROOT => {
+                    return Err(Failure::new(format!("{what}: the other root does not do: {text}")));
+                }
                 Err(_) => self.count(|summary| summary.refusals += 1),
             }
         }
@@ -101,7 +113,12 @@ impl Drill {
     }
 
     /// Opens a copy and reads all of it, until something fails: then its text is the answer.
-    async fn look(&self, image: &Image, spoiled: Option<u64>) -> Result<Result<Sight, String>, Failure> {
+    async fn look(
+        &self,
+        image: &Image,
+        spoiled: Option<u64>,
+        used: bool,
+    ) -> Result<Result<Sight, String>, Failure> {
         let disk = SimDisk::with_image(&self.world, self.disk_options(), image.clone());
         if let Some(at) = spoiled {
             disk.spoil(ByteRange::new(at, BLOCK_SIZE as u64).expect("a block of the disk"));
@@ -112,6 +129,10 @@ impl Drill {
         let work = async {
             let opened = self.system.open(&disk, environment, self.options.limits).await;
             let pool = opened.map_err(|error| format!("opening: {error}"))?;
+            if used {
+                // However much fits; it need not.
+                let _ = self.use_space(&*pool).await;
+            }
             sight(&*pool).await
         };
         let limit = parallax_block::Runtime::sleep(&self.world, Duration::from_secs(3600));
@@ -127,6 +148,32 @@ impl Drill {
             }
             other => Ok(other),
         }
+    }
+}
+
+impl Drill {
+    /// Writes to a new volume, and deletes it.
+    async fn use_space(&self, pool: &dyn Subject) -> parallax_block::Result<()> {
+        const BLOCKS: u64 = 300;
+        let request = CreateVdi {
+            name: Name::new("probe")?,
+            size: Some(BLOCKS * BLOCK_SIZE as u64),
+            source: Source::Empty,
+            logical_block: 4096,
+            attributes: BTreeMap::new(),
+            at: Timestamp(0),
+        };
+        let id = pool.create_vdi(request).await?.id;
+        let volume = pool.attach(id).await?;
+        let mut outcome = Ok(());
+        for block in 0..BLOCKS {
+            let buffer = Buffer::copy_of(&[0x5a; BLOCK_SIZE]);
+            let written = volume.write(block * BLOCK_SIZE as u64, buffer, WriteOptions::default()).await.1;
+            outcome = outcome.and(written);
+        }
+        volume.detach().await?;
+        pool.delete_vdi(id).await?;
+        outcome
     }
 }
 
@@ -196,31 +243,34 @@ fn metadata(image: &Image) -> Vec<Block> {
     blocks
 }
 
-/// Whether nothing else says that this block was whole.
-fn is_last(block: &Block, same: &[&Block], image: &Image) -> bool {
+/// Whether damage to this block must be noticed and may matter: not the last of a log, nor long before it.
+fn counts(block: &Block, same: &[&Block], image: &Image) -> bool {
     let sequence = |block: &Block| u64::from_le_bytes(block.bytes[24..32].try_into().expect("eight bytes"));
     match block.kind {
         // Logs of older areas do not count any more; that they are spared is no loss.
         kind::AREA_LOG => {
             let area = |block: &Block| block.bytes[32..48].to_vec();
             let rest = same.iter().filter(|other| area(other) == area(block));
-            rest.map(|other| sequence(other)).max() == Some(sequence(block))
+            rest.map(|other| sequence(other)).max() != Some(sequence(block))
         }
         kind::JOURNAL => {
             let mut first = [0; BLOCK_SIZE];
             image.read(0, &mut first);
-            let Ok((superblock, _)) = Superblock::decode(&first, 0) else { return true };
+            let Ok((superblock, _)) = Superblock::decode(&first, 0) else { return false };
             let header = |block: &Block| -> Option<BlockHeader> {
                 let bits = u64::from_le_bytes(block.bytes[16..24].try_into().expect("eight bytes"));
                 let address = BlockAddress::from_bits(bits)?;
                 journal::decode_block(&block.bytes, address, superblock.salt).ok().map(|(header, ..)| header)
             };
-            let Some(mine) = header(block) else { return true };
-            let epoch = |header: &BlockHeader| (header.vdi, header.epoch) == (mine.vdi, mine.epoch);
-            let groups =
-                same.iter().filter_map(|other| header(other)).filter(epoch).map(|header| header.group);
-            groups.max().is_none_or(|newest| newest <= mine.group)
+            let Some(mine) = header(block) else { return false };
+            let of_vdi =
+                same.iter().filter_map(|other| header(other)).filter(|header| header.vdi == mine.vdi);
+            // Groups are numbered on from epoch to epoch.
+            let newest = of_vdi.map(|header| (header.epoch, header.group)).max();
+            newest.is_some_and(|(epoch, group)| {
+                epoch == mine.epoch && mine.group < group && group < mine.group + 6
+            })
         }
-        _ => false,
+        _ => true,
     }
 }

@@ -60,6 +60,9 @@ fn steps(plan: &Plan) -> Vec<Plan> {
     for bound in [1, present.lanes / 2, present.lanes.saturating_sub(1)] {
         steps.push(Plan { lanes: Some(bound.clamp(1, present.lanes)), ..plan.clone() });
     }
+    for bound in [1, present.volumes_max.saturating_sub(1)] {
+        steps.push(Plan { volumes: Some(bound.clamp(1, present.volumes_max)), ..plan.clone() });
+    }
     for bound in [1, present.managers.saturating_sub(1)] {
         steps.push(Plan { managers: Some(bound.clamp(1, present.managers)), ..plan.clone() });
     }

@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Lives of the pool at most.
     #[arg(long)]
     lives: Option<usize>,
+    /// Volumes at most.
+    #[arg(long)]
+    volumes: Option<usize>,
     /// Leave these out.
     #[arg(long, value_delimiter = ',')]
     without: Vec<Feature>,
@@ -90,6 +93,7 @@ impl Args {
             lanes: self.lanes,
             managers: self.managers,
             lives: self.lives,
+            volumes: self.volumes,
             without: self.without.iter().copied().collect(),
             forgetful: self.forgetful,
         }
