@@ -212,6 +212,7 @@ impl Budget {
                 Self { writes: 2, discards: 1, snapshots: 0, ..base },
                 Self { writes: 1, deletes: 1, clones: 1, ..base },
                 Self { writes: 1, crashes: 1, moves: 1, ..base },
+                Self { deletes: 1, clones: 1, crashes: 1, moves: 1, ..base },
                 Self { discards: 1, deletes: 1, clones: 1, silences: 1, ..base },
                 Self { writes: 1, cycles: 2, aborts: 1, ..base },
             ],

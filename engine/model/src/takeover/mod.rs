@@ -196,7 +196,8 @@ impl Budget {
                 Self { snapshots: 1, reuses: 1, ..chain },
                 Self { cuts: 1, damages: 1, ..chain },
                 Self { timeouts: 1, snapshots: 1, reuses: 1, ..pair },
-                Self { checkpoints: 2, snapshots: 1, reuses: 1, damages: 1, cuts: 1, ..pair },
+                Self { writes: 1, checkpoints: 2, snapshots: 1, reuses: 1, damages: 1, ..pair },
+                Self { writes: 1, checkpoints: 1, cuts: 1, snapshots: 1, reuses: 1, ..pair },
             ],
         }
     }

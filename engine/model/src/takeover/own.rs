@@ -185,7 +185,9 @@ fn reuse(model: &TakeoverModel, state: &State, epoch: Epoch, next: &mut Next) {
             || reign.pending.is_some_and(|pending| pending.block == block)
             || state.snapshot.is_some_and(|snapshot| snapshot.block == block)
             || reign.unknown >> block & 1 == 1;
-        if needed || !unmapped || !proved {
+        // A block that this epoch allocated has had no other writer.
+        let own = state.data[usize::from(block)].landed.epoch == epoch;
+        if needed || !unmapped || !(own || proved) {
             continue;
         }
         let mut after = state.clone();
