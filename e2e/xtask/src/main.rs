@@ -47,7 +47,7 @@ enum Verb {
     /// Measure Parallax beside its peers and write the tables of docs/benchmarks.md.
     Bench(verbs::bench::Args),
     /// Run the engine inside the simulator, from seeds.
-    Drill(verbs::pass_on::Args),
+    Drill(verbs::drill::Args),
     /// Look at every state of the many-host protocol's models.
     Model(verbs::pass_on::Args),
     /// Render manifests/ from the chart.
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         Verb::Cluster(verb) => verbs::cluster::run(&world, &verb),
         Verb::E2e(verb) => verbs::e2e::run(&world, &verb),
         Verb::Bench(args) => verbs::bench::run(&world, &args),
-        Verb::Drill(args) => verbs::pass_on::drill(&world, &args),
+        Verb::Drill(args) => verbs::drill::run(&world, &args),
         Verb::Model(args) => verbs::model::run(&world, &args),
         Verb::Manifests(args) => verbs::manifests::run(&world, &args),
         Verb::Setup(args) => verbs::setup::run(&world, &args),

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod ci;
 pub(crate) mod cluster;
 pub(crate) mod demo;
+pub(crate) mod drill;
 pub(crate) mod e2e;
 pub(crate) mod manifests;
 pub(crate) mod model;
