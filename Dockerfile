@@ -5,10 +5,14 @@
 # `cargo xtask cluster up` makes the same image without a registry: the base from Debian's packages, the programs
 # from cargo on the machine.
 
+# Where those two bases cannot be pulled, any of the same kind will do: RUST_IMAGE has cargo on its PATH, both have apt.
+
 ARG DEBIAN=bookworm
 ARG RUST=1.95
+ARG RUST_IMAGE=docker.io/library/rust:${RUST}-slim-${DEBIAN}
+ARG DEBIAN_IMAGE=docker.io/library/debian:${DEBIAN}-slim
 
-FROM docker.io/library/rust:${RUST}-slim-${DEBIAN} AS build
+FROM ${RUST_IMAGE} AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends cmake gcc libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
@@ -22,7 +26,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
          strip --strip-debug -o /out/$program target/release/$program; \
        done
 
-FROM docker.io/library/debian:${DEBIAN}-slim
+FROM ${DEBIAN_IMAGE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates e2fsprogs mount util-linux xfsprogs \
     && rm -rf /var/lib/apt/lists/*
