@@ -110,12 +110,15 @@ pub(crate) struct Node {
     folder: PathBuf,
     binaries: ProjectBinaries,
     daemon: Option<Server>,
+    /// In shared memory, as on a real node.
+    tails: PathBuf,
 }
 
 impl Node {
     /// A daemon that does not run yet. Sockets lie in `folder`, so its path must be short.
     pub(crate) fn new(folder: &Path, binaries: &ProjectBinaries) -> Self {
-        Self { folder: folder.to_owned(), binaries: binaries.clone(), daemon: None }
+        let tails = PathBuf::from(format!("/dev/shm/parallax-xtask-{}", std::process::id()));
+        Self { folder: folder.to_owned(), binaries: binaries.clone(), daemon: None, tails }
     }
 
     /// Starts it; a blank pool is formatted. With `size`, a pool that does not exist is created.
@@ -124,9 +127,9 @@ impl Node {
         let create = size.map_or_else(|| "{}".to_owned(), |size| format!("{{size: {}MiB}}", size >> 20));
         let config = format!(
             "node: this-machine\npool:\n  path: {folder}/pool.img\n  create: {create}\n\
-             socket: {folder}/parallaxd.sock\ntails: /dev/shm/parallax-{}\n\
+             socket: {folder}/parallaxd.sock\ntails: {}\n\
              exports:\n  directory: {folder}/exports\ngc:\n  automatic: false\n",
-            std::process::id()
+            self.tails.display()
         );
         let path = self.folder.join("parallaxd.yaml");
         fs::write(&path, config).context("writing the daemon's configuration")?;
@@ -190,5 +193,13 @@ impl Node {
     pub(crate) fn version(&self) -> Result<String> {
         let mut command = process::command(&self.binaries.parallaxd);
         Ok(process::output(command.arg("--version"), process::COMMAND)?.trim().to_owned())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
+        // There is none if the daemon never started.
+        fs::remove_dir_all(&self.tails).ok();
     }
 }
