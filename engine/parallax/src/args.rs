@@ -225,8 +225,15 @@ pub(crate) enum Command {
     /// Brings back the space that nothing uses any more.
     Gc,
 
-    /// Verifies the whole pool without writing. Exit code: 0 clean, 1 damage found, 2 could not run.
-    Check,
+    /// Verifies the whole pool. Exit code: 0 clean, 1 damage found, 2 could not run. Never writes without --repair.
+    Check {
+        /// Mends what can be proved to be safe, and verifies again. Wants --pool: nobody else may hold the pool.
+        ///
+        /// A lost superblock, header or root slot is written from its twin, blocks in use are marked, space that
+        /// nothing reaches is freed. Lost nodes, journals and data are reported and left as they are.
+        #[arg(long)]
+        repair: bool,
+    },
 
     /// Shows what is on a device, byte by byte where needed; never writes. Wants --pool.
     #[command(subcommand)]

@@ -27,7 +27,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let json = arguments.json;
     // Checking has its own code for not having run, so that a script never takes that for damage.
-    let failed = if matches!(arguments.command, Command::Check) { check::COULD_NOT_RUN } else { FAILED };
+    let failed =
+        if matches!(arguments.command, Command::Check { .. }) { check::COULD_NOT_RUN } else { FAILED };
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
 async fn run(Arguments { place, json, command }: Arguments) -> Outcome<u8> {
     let output = Output { json };
     match command {
-        Command::Check => return check::run(&place, output).await,
+        Command::Check { repair } => return check::run(&place, output, repair).await,
         Command::Completions { shell } => {
             shell::completions(shell);
             return Ok(0);
@@ -112,7 +113,7 @@ async fn with_pool(session: &Session, output: Output, command: Command) -> Outco
         Command::Detach { source } => device::detach(session, output, &source).await,
         Command::Attachments => device::list(session, output).await,
         Command::Gc => gc::run(session, output).await,
-        Command::Check
+        Command::Check { .. }
         | Command::Inspect(_)
         | Command::Bench(_)
         | Command::Completions { .. }

@@ -358,6 +358,18 @@ fn damage_is_found_named_and_has_its_exit_code() {
     let findings = report["findings"].as_array().unwrap();
     let found = findings.iter().find(|finding| finding["severity"] == "damage").unwrap();
     assert!(found["volumes"].as_array().unwrap().contains(&Value::from("db")), "{report}");
+    // A lost node is beyond repair, a lost superblock is not.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let repaired = world.run(&["check", "--repair", "--json"]);
+    assert_eq!(repaired.status.code(), Some(1), "{}", said(&repaired));
+    let report: Value = serde_json::from_slice(&repaired.stdout).unwrap();
+    assert!(report["mended"][0].as_str().unwrap().contains("superblock at block #0"), "{report}");
+    assert!(
+        report["findings"].as_array().unwrap().iter().all(|left| left["kind"] != "superblock-copy"),
+        "{report}"
+    );
     let radix = world.json(&["inspect", "radix", "db", "--depth", "4"]);
     assert!(radix["nodes"].as_array().unwrap().iter().any(|node| node["error"].is_string()), "{radix}");
 }

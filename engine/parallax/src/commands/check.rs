@@ -10,11 +10,11 @@ use crate::{
 };
 use indicatif::ProgressBar;
 use parallax_api::v1;
-use parallax_device::{IoMode, OpenOptions, open_device};
-use parallax_store::Severity;
-use parallaxd::engine::Reactors;
+use parallax_device::{IoMode, OpenOptions, ShmTails, open_device};
+use parallax_store::{Environment, Finding, Name, Severity};
+use parallaxd::engine::{Reactors, entropy, host_name};
 use serde::Serialize;
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 /// Exit code when damage was found.
 pub(crate) const DAMAGED: u8 = 1;
@@ -28,6 +28,8 @@ struct Report {
     damage: usize,
     leaks: usize,
     findings: Vec<FindingView>,
+    /// What a repair did before.
+    mended: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -39,17 +41,20 @@ struct FindingView {
 }
 
 /// Checks and shows; the exit code.
-pub(crate) async fn run(place: &Place, output: Output) -> Outcome<u8> {
+pub(crate) async fn run(place: &Place, output: Output, repair: bool) -> Outcome<u8> {
     let bar = output.steps_bar();
-    bar.set_message("check");
+    bar.set_message(if repair { "repair" } else { "check" });
     let findings = match &place.pool {
-        Some(path) => alone(path, &bar).await,
-        None => by_daemon(place, &bar).await,
+        Some(path) if repair => mend(path, place.host.as_deref(), &bar).await,
+        Some(path) => alone(path, &bar).await.map(|findings| (findings, Vec::new())),
+        None if repair => Err(Failure::new("a pool that a daemon holds cannot be repaired")
+            .or_try("stopping parallaxd, then parallax --pool PATH check --repair")),
+        None => by_daemon(place, &bar).await.map(|findings| (findings, Vec::new())),
     };
     bar.finish_and_clear();
-    let findings = findings?;
+    let (findings, mended) = findings?;
     let damage = findings.iter().filter(|finding| finding.severity == "damage").count();
-    let report = Report { clean: damage == 0, damage, leaks: findings.len() - damage, findings };
+    let report = Report { clean: damage == 0, damage, leaks: findings.len() - damage, findings, mended };
     output.show(&report, text)?;
     Ok(if report.clean { 0 } else { DAMAGED })
 }
@@ -73,7 +78,8 @@ fn text(report: &Report) -> String {
         (0, leaks) => format!("clean; {leaks} leaks, which `parallax gc` brings back"),
         (damage, _) => format!("{damage} findings of damage"),
     };
-    list + &verdict
+    let mended: String = report.mended.iter().map(|what| format!("mended: {what}\n")).collect();
+    mended + &list + &verdict
 }
 
 async fn alone(path: &Path, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
@@ -98,19 +104,57 @@ async fn alone(path: &Path, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
     tokio::task::spawn_blocking(move || reactors.shutdown())
         .await
         .map_err(|error| Failure::new(format!("stopping the data thread failed: {error}")))?;
-    Ok(findings
-        .into_iter()
-        .map(|finding| FindingView {
-            severity: match finding.severity {
-                Severity::Leak => "leak",
-                Severity::Damage => "damage",
-            }
-            .to_owned(),
+    Ok(findings.into_iter().map(FindingView::from).collect())
+}
+
+/// Repairs, holding the device; what is left, and what was done.
+async fn mend(
+    path: &Path,
+    host: Option<&str>,
+    bar: &ProgressBar,
+) -> Outcome<(Vec<FindingView>, Vec<String>)> {
+    let reactors = Reactors::start(1, IoMode::Auto, false)?;
+    let device = open_device(path, reactors.home(), OpenOptions::default()).map_err(|error| {
+        Failure::from(error)
+            .during(format!("opening {}", path.display()))
+            .or_try("stopping parallaxd: nobody else may hold a pool that is repaired")
+    })?;
+    let environment = Environment {
+        runtime: Arc::new(reactors.home().clone()),
+        tails: Arc::new(ShmTails::open(Path::new("/dev/shm/parallax"))?),
+        host: host.map_or_else(host_name, Name::new)?,
+        entropy: entropy(),
+    };
+    let bar = bar.clone();
+    let repaired = reactors
+        .home()
+        .run(async move {
+            let progress = move |done: u64, total: u64| {
+                bar.set_length(total);
+                bar.set_position(done);
+            };
+            parallax_store::repair(device, environment, &progress).await
+        })
+        .await??;
+    tokio::task::spawn_blocking(move || reactors.shutdown())
+        .await
+        .map_err(|error| Failure::new(format!("stopping the data thread failed: {error}")))?;
+    Ok((repaired.left.into_iter().map(FindingView::from).collect(), repaired.mended))
+}
+
+impl From<Finding> for FindingView {
+    fn from(finding: Finding) -> Self {
+        let severity = match finding.severity {
+            Severity::Leak => "leak",
+            Severity::Damage => "damage",
+        };
+        Self {
+            severity: severity.to_owned(),
             kind: finding.kind.to_owned(),
             detail: finding.detail,
             volumes: finding.volumes,
-        })
-        .collect())
+        }
+    }
 }
 
 async fn by_daemon(place: &Place, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
