@@ -130,6 +130,36 @@ fn code_of(status: ExitStatus) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    /// How a daemon that does what the script says comes to its end.
+    async fn end_of(script: &str) -> End {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("daemon");
+        fs::write(&program, format!("#!/bin/bash\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        let (mut child, gone) = start(&program, Path::new("/config"), Some("node")).unwrap();
+        wait(&mut child, gone).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_end_by_itself_is_told_from_a_kill() {
+        let by_itself = end_of("[ $PARALLAXD_CONFIG$PARALLAX_NODE = /confignode ] && exit 3").await;
+        assert!(matches!(by_itself, End::Status(status) if status.code() == Some(3)));
+        let killed = end_of("kill -9 $$").await;
+        assert!(matches!(killed, End::Status(status) if status.code().is_none()));
+    }
+
+    /// A thread that was killed while it waits for the daemon's own answer lives until the next daemon answers: whoever
+    /// waits for its end before he starts that one waits for ever.
+    #[tokio::test]
+    async fn a_daemon_that_lingers_without_descriptors_is_not_waited_for() {
+        let close_all =
+            "for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done";
+        let begun = Instant::now();
+        assert!(matches!(end_of(&format!("{close_all}\nsleep 30")).await, End::Lingering));
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
 
     #[test]
     fn deaths_count_only_while_they_are_recent() {

@@ -1,11 +1,12 @@
 //! `parallaxd supervise`: the process that keeps block devices alive while there is no daemon.
 //!
-//! It is the same program so that there is one to ship, but it runs none of the daemon: no executor, no pool, no
-//! configuration. It is meant to be restarted as rarely as the node.
+//! It is the same program so that there is one to ship, but it runs none of the daemon: no pool, no configuration, no
+//! network. It is meant to be restarted as rarely as the node.
 
 use clap::Args;
 use parallax_export::holder::{self, Holder, HolderOptions};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{LogConfig, LogFormat},
@@ -35,7 +36,7 @@ pub struct Supervise {
     release: bool,
 }
 
-/// Runs until it is killed.
+/// Runs until it is told to end.
 pub fn run(arguments: &Supervise) -> anyhow::Result<ExitCode> {
     if arguments.release {
         holder::release(&arguments.socket)?;
@@ -51,6 +52,20 @@ pub fn run(arguments: &Supervise) -> anyhow::Result<ExitCode> {
         seconds = arguments.patience,
         "holding block devices"
     );
-    listening.run()?;
+    // The first process of a container dies of no signal that it does not want; at the end of a machine, whatever waits
+    // for a daemon must not wait for this one to be killed.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let holding = tokio::task::spawn_blocking(|| listening.run());
+        tokio::select! {
+            ended = holding => ended??,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        anyhow::Ok(())
+    })?;
+    runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }

@@ -549,6 +549,7 @@ async fn a_daemon_killed_in_the_middle_of_changes_is_followed_by_one_that_serves
         drop(file);
         detach(&client, "restless").await;
     }
+    eprintln!("{} daemons waited for their successors", world.bury());
     drop(steady);
     detach(&client, "steady").await;
     assert_clean(&client).await;
@@ -593,4 +594,27 @@ async fn a_daemon_that_ends_by_itself_is_not_started_again() {
     let (status, said) = world.fail_to_start();
     assert_eq!(status.code(), Some(1), "{said}");
     assert_eq!(said.matches("pool lives on a block device or in a file").count(), 1, "{said}");
+}
+
+/// The first process of a container ignores what it does not handle. When a machine goes down, whoever waits for a daemon
+/// that does not come back must not wait for the holder to be killed.
+#[tokio::test]
+async fn a_holder_that_is_told_to_end_ends_even_as_the_first_process_of_a_container() {
+    if !machine_can() {
+        return;
+    }
+    let mut world = World::new();
+    world.start_holder(PATIENCE);
+    let end = Instant::now() + Duration::from_secs(20);
+    while !world.log().contains("holding block devices") {
+        assert!(Instant::now() < end, "{}", world.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (around, _) = world.holder();
+    let [holder] = children(around)[..] else { panic!("one child was expected") };
+    kill_process(Pid::from_raw(holder).unwrap(), Signal::TERM).unwrap();
+    while !world.holder().1 {
+        assert!(Instant::now() < end, "the holder ignores SIGTERM");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

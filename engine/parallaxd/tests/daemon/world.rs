@@ -13,6 +13,9 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// A killed daemon that is not dead by then waits for something.
+const LAST_BREATH: Duration = Duration::from_secs(3);
+
 /// Longest time that a daemon may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -22,6 +25,8 @@ pub(crate) struct World {
     daemon: Option<Child>,
     holder: Option<Child>,
     respawn: bool,
+    /// Killed, and not dead: a thread of it waits for an answer of its successor.
+    lingering: Vec<Child>,
 }
 
 impl World {
@@ -33,6 +38,7 @@ impl World {
             daemon: None,
             holder: None,
             respawn: false,
+            lingering: Vec::new(),
         }
     }
 
@@ -87,6 +93,12 @@ impl World {
             .spawn()
             .unwrap();
         self.holder = Some(child);
+    }
+
+    /// The process around the holder, and whether it has ended.
+    pub(crate) fn holder(&mut self) -> (u32, bool) {
+        let holder = self.holder.as_mut().expect("a holder was started");
+        (holder.id(), holder.try_wait().unwrap().is_some())
     }
 
     /// SIGKILL to the holder.
@@ -209,10 +221,30 @@ impl World {
         self.wait()
     }
 
-    /// SIGKILL.
+    /// SIGKILL. One that was just attaching a device may live until its successor serves.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);
-        self.wait();
+        let mut daemon = self.daemon.take().expect("started");
+        let end = Instant::now() + LAST_BREATH;
+        while daemon.try_wait().unwrap().is_none() {
+            if Instant::now() >= end {
+                self.lingering.push(daemon);
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until every daemon that was killed is dead; how many took their time.
+    pub(crate) fn bury(&mut self) -> usize {
+        let end = Instant::now() + PATIENCE;
+        for daemon in &mut self.lingering {
+            while daemon.try_wait().unwrap().is_none() {
+                assert!(Instant::now() < end, "a killed daemon lives on although another serves");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        std::mem::take(&mut self.lingering).len()
     }
 
     fn wait(&mut self) -> ExitStatus {
