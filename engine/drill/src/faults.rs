@@ -98,6 +98,16 @@ impl Drill {
         *self.ailing.lock() = Some(Ailing { disk: disk.clone(), before, forgets });
     }
 
+    /// The next flush of a script's disk fails and forgets.
+    pub(crate) fn let_flush_fail(&self) {
+        let disk = self.disk.lock().clone();
+        if let Some(disk) = disk {
+            let flush_errors = [disk.stats().flushes + 1].into();
+            let failed_flush = FailedFlush::Forgets;
+            self.sicken(&disk, FaultPlan { flush_errors, failed_flush, ..FaultPlan::default() });
+        }
+    }
+
     /// The disk behaves from now on. Whether a failed flush may have lost what was written.
     pub(crate) fn heal(&self) -> bool {
         let Some(Ailing { disk, before, forgets }) = self.ailing.lock().take() else { return false };

@@ -75,6 +75,8 @@ pub struct Plan {
     pub without: BTreeSet<Feature>,
     /// A flush that fails may lose what it was to write.
     pub forgetful: bool,
+    /// The pool is small, whatever the seed says.
+    pub tight: bool,
 }
 
 impl Plan {
@@ -90,6 +92,7 @@ impl Plan {
             volumes: None,
             without: BTreeSet::new(),
             forgetful: false,
+            tight: false,
         }
     }
 
@@ -112,8 +115,8 @@ impl Plan {
         if !names.is_empty() {
             text += &format!(" --without {}", names.join(","));
         }
-        if self.forgetful {
-            text += " --forgetful";
+        for (name, on) in [("forgetful", self.forgetful), ("tight", self.tight)] {
+            text += &if on { format!(" --{name}") } else { String::new() };
         }
         text
     }
@@ -266,7 +269,7 @@ impl Options {
         let mut prng = Prng::new(plan.seed ^ 0x6f70_7469_6f6e_7300);
         let has = |feature: Feature| !plan.without.contains(&feature);
         let extent_bytes: u64 = 256 << 10;
-        let tight = prng.chance(1, 4) && has(Feature::Tight);
+        let tight = (prng.chance(1, 4) || plan.tight) && has(Feature::Tight);
         let lives = prng.range(1..6) as usize;
         let lanes = prng.range(1..9) as usize;
         let sizes: [Range<u64>; 3] = [8..64, 64..512, 512..4096];

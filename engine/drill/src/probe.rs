@@ -85,31 +85,61 @@ impl Drill {
                 Damage::Zeroes,
                 Damage::Another,
             ]);
-            let mut copy = image.clone();
-            match damage {
-                Damage::Flip => {
-                    let bit = prng.range(0..BLOCK_SIZE as u64 * 8);
-                    let byte = block.bytes[(bit / 8) as usize] ^ 1 << (bit % 8);
-                    copy.write(block.at + bit / 8, &[byte]);
-                }
-                Damage::Unreadable => {}
-                Damage::Zeroes => copy.write(block.at, &[0; BLOCK_SIZE]),
-                Damage::Another => copy.write(block.at, &prng.pick(&same).bytes),
-            }
-            let spoiled = matches!(damage, Damage::Unreadable).then_some(block.at);
-            // A bitmap that is wrong shows when space is used.
-            let seen = self.look(&copy, spoiled, kind == kind::BITMAP).await?;
-            self.count(|summary| summary.probes += 1);
-            let what = format!("{damage:?} of the block at {} (kind {kind})", block.at);
-            match seen {
-                Ok(seen) => compare(&what, &whole, &seen)?,
-                Err(text) if kind == kind::ROOT => {
-                    return Err(Failure::new(format!("{what}: the other root does not do: {text}")));
-                }
-                Err(_) => self.count(|summary| summary.refusals += 1),
+            self.try_damage(&image, &whole, block, &same, damage, prng).await?;
+        }
+        Ok(())
+    }
+
+    /// Flips a bit of every block that counts.
+    pub(crate) async fn probe_all(&self, disk: &SimDisk, prng: &mut Prng) -> Result<(), Failure> {
+        let image = disk.crash_image(parallax_sim::Unflushed::Kept);
+        let blocks = metadata(&image);
+        let whole = self.look(&image, None, false).await?.map_err(Failure::new)?;
+        for block in &blocks {
+            let same: Vec<&Block> = blocks.iter().filter(|other| other.kind == block.kind).collect();
+            if counts(block, &same, &image) {
+                self.try_damage(&image, &whole, block, &same, Damage::Flip, prng).await?;
             }
         }
         Ok(())
+    }
+
+    async fn try_damage(
+        &self,
+        image: &Image,
+        whole: &Sight,
+        block: &Block,
+        same: &[&Block],
+        damage: Damage,
+        prng: &mut Prng,
+    ) -> Result<(), Failure> {
+        let kind = block.kind;
+        let mut copy = image.clone();
+        match damage {
+            Damage::Flip => {
+                let bit = prng.range(0..BLOCK_SIZE as u64 * 8);
+                let byte = block.bytes[(bit / 8) as usize] ^ 1 << (bit % 8);
+                copy.write(block.at + bit / 8, &[byte]);
+            }
+            Damage::Unreadable => {}
+            Damage::Zeroes => copy.write(block.at, &[0; BLOCK_SIZE]),
+            Damage::Another => copy.write(block.at, &prng.pick(same).bytes),
+        }
+        let spoiled = matches!(damage, Damage::Unreadable).then_some(block.at);
+        // A bitmap that is wrong shows when space is used.
+        let seen = self.look(&copy, spoiled, kind == kind::BITMAP).await?;
+        self.count(|summary| summary.probes += 1);
+        let what = format!("{damage:?} of the block at {} (kind {kind})", block.at);
+        match seen {
+            Ok(seen) => compare(&what, whole, &seen),
+            Err(text) if kind == kind::ROOT || (kind == kind::BITMAP && spoiled.is_none()) => {
+                Err(Failure::new(format!("{what}: the other copy does not do: {text}")))
+            }
+            Err(_) => {
+                self.count(|summary| summary.refusals += 1);
+                Ok(())
+            }
+        }
     }
 
     /// Opens a copy and reads all of it, until something fails: then its text is the answer.

@@ -144,6 +144,8 @@ pub(crate) struct Drill {
     pub(crate) options: Options,
     pub(crate) forest: Mutex<Forest>,
     pub(crate) summary: Mutex<Summary>,
+    /// The disk of a script.
+    pub(crate) disk: Mutex<Option<SimDisk>>,
     /// The disk of the life under way, if it meets faults.
     pub(crate) ailing: Mutex<Option<Ailing>>,
     pub(crate) system: Arc<dyn System>,
@@ -197,6 +199,7 @@ impl Drill {
             options,
             forest: forest.into(),
             summary: Mutex::default(),
+            disk: Mutex::default(),
             ailing: Mutex::default(),
             system,
         })

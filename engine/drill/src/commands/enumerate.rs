@@ -2,7 +2,7 @@
 
 use parallax_drill::{
     Failure,
-    enumerate::{Closeness, Op, Script, Tally, enumerate, scripts},
+    enumerate::{Closeness, Op, Script, Tally, enumerate, rot, scripts},
     store::Store,
 };
 use std::{
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Its last two operations at the same time.
     #[arg(long)]
     together: bool,
+    /// Instead, damage every block of metadata that a killed process has left.
+    #[arg(long)]
+    rot: bool,
     /// Images of one crash point at most, besides torn ones.
     #[arg(long, default_value_t = 4)]
     images: usize,
@@ -46,6 +49,12 @@ pub(crate) struct Args {
 /// Whether nothing was found.
 pub(crate) fn run(arguments: &Args) -> bool {
     let begun = Instant::now();
+    if arguments.rot {
+        let (tally, failure) = rot(arguments.seed, Arc::new(Store));
+        println!("{} blocks damaged in {:.1} s", tally.points, begun.elapsed().as_secs_f64());
+        failure.iter().for_each(|failure| println!("FAILED: {}", failure.message));
+        return failure.is_none();
+    }
     let deadline = arguments.seconds.map(|seconds| begun + Duration::from_secs(seconds));
     let list = match &arguments.script[..] {
         [] => scripts(arguments.ops),

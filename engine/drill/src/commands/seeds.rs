@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Flushes that fail may lose what they were to write.
     #[arg(long)]
     forgetful: bool,
+    /// Small pools, whatever the seeds say.
+    #[arg(long)]
+    tight: bool,
     /// Threads, each with a world of its own.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -96,6 +99,7 @@ impl Args {
             volumes: self.volumes,
             without: self.without.iter().copied().collect(),
             forgetful: self.forgetful,
+            tight: self.tight,
         }
     }
 

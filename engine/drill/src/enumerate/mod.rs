@@ -11,7 +11,13 @@ mod script;
 
 pub use script::{Op, Script};
 
-use crate::{Failure, subject::System};
+use crate::{
+    Failure,
+    model::Forest,
+    run::{Drill, guarded},
+    subject::System,
+};
+use parallax_sim::{SimTails, World};
 use point::Recorder;
 use std::sync::Arc;
 
@@ -62,6 +68,19 @@ pub fn scripts(ops: usize) -> Vec<Script> {
         }
     }
     all
+}
+
+/// Damages every block of metadata that a killed process has left, one after the other, and looks at each copy.
+pub fn rot(seed: u64, system: Arc<dyn System>) -> (Tally, Option<Failure>) {
+    let world = World::new(seed);
+    let drill = Drill::new(&world, script::options(seed), Forest::new(), SimTails::new(&world), system);
+    let work = async {
+        let disk = script::age(&drill).await?;
+        drill.probe_all(&disk, &mut world.prng()).await
+    };
+    let failure = guarded(&world, work);
+    let points = drill.summary.lock().probes;
+    (Tally { points, ..Tally::default() }, failure)
 }
 
 /// Runs one script and looks at every crash point of its last operation.

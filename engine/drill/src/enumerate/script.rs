@@ -11,7 +11,7 @@ use crate::{
     subject::System,
 };
 use parallax_block::Runtime;
-use parallax_sim::{SimTails, World, either};
+use parallax_sim::{SimDisk, SimTails, World, either};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// One operation.
@@ -38,6 +38,8 @@ pub enum Op {
     Checkpoint,
     Reattach,
     Reopen,
+    /// A flush fails, and the disk forgets what it was to write. Not in the list of all: what may follow is open.
+    FlushFails,
 }
 
 impl Op {
@@ -143,6 +145,7 @@ async fn perform(drill: &Arc<Drill>, recorder: &Arc<Recorder>, script: &Script) 
     let disk = drill.format().await?;
     let (mut disk, (mut process, pool)) = drill.open(disk, 0, &mut prng).await?;
     recorder.watch(&disk);
+    *drill.disk.lock() = Some(disk.clone());
     let mut life = Life::new(drill, pool);
     prepare(&life).await?;
     let count = script.ops.len();
@@ -176,8 +179,33 @@ async fn perform(drill: &Arc<Drill>, recorder: &Arc<Recorder>, script: &Script) 
     }
     settle(&life).await;
     recorder.record(false);
+    if drill.heal() {
+        return Ok(());
+    }
     drill.close(&life, disk, process).await?;
     Ok(())
+}
+
+/// What a killed process leaves: roots, a journal of several groups behind them, snapshots, a clone.
+pub(super) async fn age(drill: &Arc<Drill>) -> Result<SimDisk, Failure> {
+    let mut prng = drill.world.prng();
+    let disk = drill.format().await?;
+    let (disk, (process, pool)) = drill.open(disk, 0, &mut prng).await?;
+    let life = Life::new(drill, pool);
+    prepare(&life).await?;
+    one(&life, Op::CloneSnapshot).await?;
+    one(&life, Op::Snapshot).await?;
+    settle(&life).await;
+    for block in 4..8 {
+        life.ask(Kind::Write { fua: false }, block * 8..block * 8 + 8).await?;
+        life.ask(Kind::Flush, 0..0).await?;
+        life.ask(Kind::Discard, block * 8..block * 8 + 8).await?;
+        life.ask(Kind::Flush, 0..0).await?;
+    }
+    settle(&life).await;
+    process.kill();
+    drill.forget(false, "kill");
+    Ok(disk.handover())
 }
 
 /// Lets whatever goes on in the background come to an end.
@@ -212,6 +240,10 @@ async fn one(life: &Arc<Life>, op: Op) -> Result<(), Failure> {
         Op::Discard => life.ask(Kind::Discard, 0..16).await,
         Op::Zero => life.ask(Kind::Zero { fua: false, unmap: true }, 5..30).await,
         Op::Flush => life.ask(Kind::Flush, 0..0).await,
+        Op::FlushFails => {
+            life.drill.let_flush_fail();
+            life.ask(Kind::Flush, 0..0).await
+        }
         Op::Snapshot => life.snapshot(1).await,
         Op::CloneSnapshot => life.clone_snapshot().await,
         Op::CloneVolume => life.clone_volume().await,
