@@ -105,7 +105,7 @@ fn upgrade(world: &World, changes: &[&str]) -> Result<()> {
     process::output(&mut command, HELM).map(drop)
 }
 
-/// Identities of the pods of each part; pods on their way out do not count.
+/// Identities of the pods of each part that run; those on their way out do not count.
 #[derive(Debug, Eq, PartialEq)]
 struct Pods {
     controller: Vec<String>,
@@ -118,7 +118,9 @@ impl Pods {
         let identities = |selector: &str| -> Result<Vec<String>> {
             let found = kube.json(&["get", "pods", "-n", NAMESPACE, "-l", selector])?;
             let items = found["items"].as_array().cloned().unwrap_or_default();
-            let alive = items.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+            let alive = items.iter().filter(|pod| {
+                pod["metadata"]["deletionTimestamp"].is_null() && pod["status"]["phase"] == "Running"
+            });
             let mut all: Vec<String> = alive.map(|pod| text(&pod["metadata"]["uid"]).to_owned()).collect();
             all.sort_unstable();
             ensure!(!all.is_empty(), "no pod is there for {selector}");
