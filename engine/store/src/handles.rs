@@ -50,7 +50,9 @@ impl Vdi {
             return Ok(());
         }
         self.core.requests_drained().await;
-        Pool { core: self.core.pool.clone() }.detach(self.core.id).await
+        // Others may use the volume still, so the release and its checkpoint may come later than the answer.
+        let flushed = self.core.flush().await;
+        flushed.and(Pool { core: self.core.pool.clone() }.detach(self.core.id).await)
     }
 
     /// Writes dirty nodes and pending snapshots, so that what follows has less to do.
