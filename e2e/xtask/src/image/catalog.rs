@@ -94,7 +94,8 @@ fn fio(world: &World) -> Result<Image> {
     Recipe { names, base: Some(base), ..Recipe::default() }.build(world)
 }
 
-fn postgres(world: &World) -> Result<Image> {
+/// The database that the demo shows.
+pub(crate) fn postgres(world: &World) -> Result<Image> {
     let packages = Packages {
         name: "postgres",
         include: &["postgresql", "postgresql-contrib"],

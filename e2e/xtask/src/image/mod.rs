@@ -10,7 +10,7 @@ pub(crate) mod root;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use catalog::{PAUSE, for_node, for_stories, for_suite, project};
+pub(crate) use catalog::{PAUSE, for_node, for_stories, for_suite, postgres, project};
 
 /// An image that was built: an archive in the cache.
 #[derive(Clone, Debug)]

@@ -42,7 +42,7 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
             );
             println!();
             let kube = ready(world, args.profile)?;
-            up::import(world, &image::for_stories(world)?)?;
+            up::import(world, &[image::postgres(world)?])?;
             kube
         }
     };
