@@ -14,12 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Those that the drill is not known to find within its budget: what it still is deaf to.
-///
-/// Nodes reused too early are noticed only if a collection reads them from the device meanwhile, and the smallest cache
-/// holds all nodes of pools as small as these.
-pub const DEAF_TO: [Mutant; 1] = [Mutant::GcReusesNodes];
-
 /// How far to go for one mutant.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {

@@ -1,6 +1,6 @@
 //! Bugs of the store that are switched on one by one: each must be found, or the drill is deaf to its kind.
 
-use parallax_drill::mutants::{Budget, DEAF_TO, Mutant, hunt};
+use parallax_drill::mutants::{Budget, Mutant, hunt};
 use std::{sync::mpsc, thread, time::Duration};
 
 /// For one mutant. Most are found by the first few seeds.
@@ -15,7 +15,7 @@ fn every_mutant_of_the_store_is_found() {
             scope.spawn(move || {
                 for mutant in Mutant::ALL.into_iter().skip(half).step_by(2) {
                     let catch = hunt(mutant, BUDGET);
-                    if catch.found.is_none() && !DEAF_TO.contains(&mutant) {
+                    if catch.found.is_none() {
                         sender.send((mutant, catch.runs, catch.met)).ok();
                     }
                 }

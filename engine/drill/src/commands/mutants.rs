@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Args) -> bool {
 /// Whether all were found.
 #[cfg(feature = "mutants")]
 pub(crate) fn run(arguments: &Args) -> bool {
-    use parallax_drill::mutants::{Budget, Catch, DEAF_TO, Mutant, hunt};
+    use parallax_drill::mutants::{Budget, Catch, Mutant, hunt};
     use std::sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
@@ -81,5 +81,5 @@ pub(crate) fn run(arguments: &Args) -> bool {
         }
     });
     println!("{} of {} mutants found", mutants.len() - missed.len(), mutants.len());
-    missed.iter().all(|mutant| DEAF_TO.contains(mutant))
+    missed.is_empty()
 }
