@@ -26,10 +26,7 @@ impl ShmTails {
     /// Opens the directory, creating it with mode 0700. It should be on tmpfs, such as under `/dev/shm`.
     pub fn open(directory: &Path) -> Result<Self> {
         let opening = || format!("opening the tail directory {}", directory.display());
-        match DirBuilder::new().mode(0o700).create(directory) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.context(opening)?,
-        }
+        DirBuilder::new().mode(0o700).recursive(true).create(directory).context(opening)?;
         let found = fs::symlink_metadata(directory).context(opening)?;
         let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
         if !ours || found.mode() & 0o077 != 0 {

@@ -46,7 +46,6 @@ fn is_of_a_volume(what: Damage) -> bool {
 
 struct Bench {
     world: World,
-    tails: SimTails,
     image: Image,
     whole: BTreeMap<String, Vec<u8>>,
 }
@@ -54,9 +53,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let world = World::new(3);
-        let tails = SimTails::new(&world);
         let disk = SimDisk::with_image(&world, DiskOptions::new(CAPACITY), Image::filled(0xee));
-        let mut bench = Self { world, tails, image: Image::new(), whole: BTreeMap::new() };
+        let mut bench = Self { world, image: Image::new(), whole: BTreeMap::new() };
         let environment = bench.environment();
         bench.world.run(async {
             let options = CreatePool { extent_bytes: Some(256 << 10), force: true };
@@ -100,7 +98,8 @@ impl Bench {
     fn environment(&self) -> Environment {
         Environment {
             runtime: Arc::new(self.world.process("daemon")),
-            tails: Arc::new(self.tails.clone()),
+            // A machine that was started anew: what a daemon had in memory is of no help.
+            tails: Arc::new(SimTails::new(&self.world)),
             host: Name::new("node-1").unwrap(),
             entropy: self.world.entropy(),
         }

@@ -1,7 +1,7 @@
 //! A host joins a pool.
 
 use crate::{
-    Membership,
+    Earlier, Membership,
     members::{Slots, slots},
     write,
 };
@@ -39,16 +39,7 @@ pub async fn join(
     let joined = |state: &HostSlot| state.standing == Standing::Joined;
     let mine = |state: &HostSlot| state.name == applicant.name || state.boot_id == applicant.boot_id;
     if let Some(other) = slots.members.iter().find(|member| joined(&member.state) && !mine(&member.state)) {
-        let name = &other.state.name;
-        return Err(Error::new(
-            ErrorKind::FailedPrecondition,
-            format!(
-                "host '{name}' has joined this pool and has not left it; two machines at one pool would destroy \
-                 it. Stop Parallax on '{name}'. If that machine is switched off, or cut off from the device, and \
-                 will stay so: `parallax pool evict PATH {name}`. If '{name}' is this machine under another name, \
-                 use that name"
-            ),
-        ));
+        return Err(refused(&other.state.name));
     }
     let ours = slots.members.iter().find(|member| member.state.name == applicant.name);
     let floor = applicant.incarnation_floor.max(slots.incarnation_max + 1);
@@ -82,7 +73,10 @@ pub async fn join(
             .members
             .iter()
             .filter(|member| mine(&member.state) && member.state.standing != Standing::Evicted)
-            .map(|member| member.state.incarnation)
+            .map(|member| Earlier {
+                incarnation: member.state.incarnation,
+                of_this_boot: member.state.boot_id == applicant.boot_id,
+            })
             .collect(),
         state,
         renewals: ours.map_or(0, |ours| ours.renewals),
@@ -91,7 +85,50 @@ pub async fn join(
     let at = superblock.host_group(slot) + host::BALLOT;
     let ballot = Ballot { incarnation, epoch: membership.manager_epoch };
     write(device, at, ballot.encode(at, superblock.salt)).await?;
+    alone(device, superblock, &applicant, &mut membership).await?;
     Ok(membership)
+}
+
+/// Looks again after writing: of two hosts that join at the same time, at least one sees the other, and leaves. Slots that
+/// this machine has under other names are released, so that they do not keep it out after its next boot.
+async fn alone(
+    device: &dyn BlockDevice,
+    superblock: &Superblock,
+    applicant: &Applicant<'_>,
+    membership: &mut Membership,
+) -> Result<()> {
+    let mut ours = false;
+    for member in slots(device, superblock).await?.members {
+        if member.slot == membership.slot {
+            ours = member.state == membership.state;
+            continue;
+        }
+        if member.state.standing != Standing::Joined {
+            continue;
+        }
+        if member.state.boot_id != applicant.boot_id {
+            membership.release(device, superblock, applicant.now).await?;
+            return Err(refused(&member.state.name));
+        }
+        let at = superblock.host_group(member.slot) + host::SLOT;
+        let state = HostSlot { standing: Standing::Released, ..member.state };
+        write(device, at, state.encode(at, member.renewals + 1, superblock.salt)).await?;
+    }
+    if ours {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Busy, "another host has taken the same slot at this moment; try again"))
+}
+
+fn refused(name: &str) -> Error {
+    Error::new(
+        ErrorKind::FailedPrecondition,
+        format!(
+            "host '{name}' has joined this pool and has not left it; two machines at one pool would destroy it. Stop \
+             Parallax on '{name}'. If that machine is switched off, or cut off from the device, and will stay so: \
+             `parallax pool evict PATH {name}`. If '{name}' is this machine under another name, use that name"
+        ),
+    )
 }
 
 /// The lowest manager epoch above `epoch` that only the host of this slot may stand for: two hosts that have seen the

@@ -28,6 +28,13 @@ use parallax_format::{
 };
 use std::time::Duration;
 
+/// An incarnation that this machine had before.
+#[derive(Debug, Clone, Copy)]
+struct Earlier {
+    incarnation: u64,
+    of_this_boot: bool,
+}
+
 /// A host's membership of a pool.
 #[derive(Debug, Clone)]
 pub struct Membership {
@@ -39,7 +46,7 @@ pub struct Membership {
     pub kept: bool,
     /// Manager epoch that we have stood for.
     pub manager_epoch: u64,
-    earlier: Vec<u64>,
+    earlier: Vec<Earlier>,
     state: HostSlot,
     renewals: u64,
 }
@@ -48,7 +55,13 @@ impl Membership {
     /// This incarnation, and those before it that were this machine's as far as the slots could tell when it
     /// joined: what proves that this machine's I/O has ended proves that theirs has.
     pub fn own_incarnations(&self) -> impl Iterator<Item = u64> {
-        self.earlier.iter().copied().chain([self.incarnation])
+        self.earlier.iter().map(|earlier| earlier.incarnation).chain([self.incarnation])
+    }
+
+    /// Those of them that belong to this boot of the machine.
+    pub fn boot_incarnations(&self) -> impl Iterator<Item = u64> {
+        let of_this_boot = self.earlier.iter().filter(|earlier| earlier.of_this_boot);
+        of_this_boot.map(|earlier| earlier.incarnation).chain([self.incarnation])
     }
 
     /// Renews the slot.

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use parallax_api::units::ByteSize;
-use parallaxd::config::DEFAULT_SOCKET;
+use parallaxd::config::{DEFAULT_SOCKET, DEFAULT_TAILS};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +43,19 @@ pub(crate) struct Place {
     /// Device or file of a pool that nobody holds; works without a daemon.
     #[arg(long, global = true, value_name = "PATH", env = "PARALLAX_POOL", value_hint = ValueHint::AnyPath)]
     pub(crate) pool: Option<PathBuf>,
+
+    /// Where the daemon keeps tails, the writes that a killed daemon had acknowledged; with --pool.
+    ///
+    /// Without the right directory they are not found, and a volume that was in use would lose them.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = DEFAULT_TAILS,
+        env = "PARALLAX_TAILS",
+        value_hint = ValueHint::DirPath
+    )]
+    pub(crate) tails: PathBuf,
 
     /// Name of this machine in the pool, with --pool; its host name when left out.
     #[arg(long, global = true, value_name = "NAME", env = "PARALLAX_HOST")]

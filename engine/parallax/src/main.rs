@@ -70,7 +70,7 @@ async fn run(Arguments { place, json, command }: Arguments) -> Outcome<u8> {
             return pool::create(output, place, &path, size, extent, force).await.map(|()| 0);
         }
         Command::Pool(PoolCommand::Evict { path, name, yes }) => {
-            return evict::run(output, &path, &name, yes).await.map(|()| 0);
+            return evict::run(output, &place, &path, &name, yes).await.map(|()| 0);
         }
         _ => {}
     }

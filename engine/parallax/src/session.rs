@@ -57,7 +57,7 @@ impl Session {
     /// Opens the pool that the arguments name.
     pub(crate) async fn open(place: &Place) -> Outcome<Self> {
         match &place.pool {
-            Some(pool) => Self::own(pool, place.host.as_deref()).await,
+            Some(pool) => Self::own(pool, place).await,
             None => {
                 let client = Client::connect(&Endpoint::Unix(place.socket.clone())).await?;
                 Ok(Self { client: client.with_deadline(DEADLINE), own: None })
@@ -65,14 +65,14 @@ impl Session {
         }
     }
 
-    async fn own(path: &Path, host: Option<&str>) -> Outcome<Self> {
+    async fn own(path: &Path, place: &Place) -> Outcome<Self> {
         let options = EngineOptions {
             path: path.to_owned(),
             io: IoMode::Auto,
             data_threads: default_data_threads(),
             io_flusher: false,
-            tails: "/dev/shm/parallax".into(),
-            host: host.map_or_else(host_name, Name::new)?,
+            tails: place.tails.clone(),
+            host: place.host.as_deref().map_or_else(host_name, Name::new)?,
             create: None,
         };
         let engine = Arc::new(Engine::open(options).await.map_err(|error| explain_open(path, error))?);

@@ -45,7 +45,7 @@ pub(crate) async fn run(place: &Place, output: Output, repair: bool) -> Outcome<
     let bar = output.steps_bar();
     bar.set_message(if repair { "repair" } else { "check" });
     let findings = match &place.pool {
-        Some(path) if repair => mend(path, place.host.as_deref(), &bar).await,
+        Some(path) if repair => mend(path, place, &bar).await,
         Some(path) => alone(path, &bar).await.map(|findings| (findings, Vec::new())),
         None if repair => Err(Failure::new("a pool that a daemon holds cannot be repaired")
             .or_try("stopping parallaxd, then parallax --pool PATH check --repair")),
@@ -108,11 +108,7 @@ async fn alone(path: &Path, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
 }
 
 /// Repairs, holding the device; what is left, and what was done.
-async fn mend(
-    path: &Path,
-    host: Option<&str>,
-    bar: &ProgressBar,
-) -> Outcome<(Vec<FindingView>, Vec<String>)> {
+async fn mend(path: &Path, place: &Place, bar: &ProgressBar) -> Outcome<(Vec<FindingView>, Vec<String>)> {
     let reactors = Reactors::start(1, IoMode::Auto, false)?;
     let device = open_device(path, reactors.home(), OpenOptions::default()).map_err(|error| {
         Failure::from(error)
@@ -121,8 +117,8 @@ async fn mend(
     })?;
     let environment = Environment {
         runtime: Arc::new(reactors.home().clone()),
-        tails: Arc::new(ShmTails::open(Path::new("/dev/shm/parallax"))?),
-        host: host.map_or_else(host_name, Name::new)?,
+        tails: Arc::new(ShmTails::open(&place.tails)?),
+        host: place.host.as_deref().map_or_else(host_name, Name::new)?,
         entropy: entropy(),
     };
     let bar = bar.clone();

@@ -1,6 +1,7 @@
 //! pool evict.
 
 use crate::{
+    args::Place,
     failure::{Failure, Outcome},
     output::Output,
 };
@@ -17,7 +18,7 @@ struct Evicted<'a> {
 }
 
 /// Marks a host as gone for good. The operator answers for it.
-pub(crate) async fn run(output: Output, path: &Path, name: &str, yes: bool) -> Outcome {
+pub(crate) async fn run(output: Output, place: &Place, path: &Path, name: &str, yes: bool) -> Outcome {
     let host = Name::new(name)?;
     if !yes {
         return Err(Failure::new(format!(
@@ -33,7 +34,7 @@ pub(crate) async fn run(output: Output, path: &Path, name: &str, yes: bool) -> O
     })?;
     let environment = Environment {
         runtime: Arc::new(reactors.home().clone()),
-        tails: Arc::new(ShmTails::open(Path::new("/dev/shm/parallax"))?),
+        tails: Arc::new(ShmTails::open(&place.tails)?),
         host: host_name()?,
         entropy: entropy(),
     };

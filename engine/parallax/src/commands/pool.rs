@@ -114,7 +114,7 @@ pub(crate) async fn create(
         }
         None => false,
     };
-    let formatted = format(path, extent, force).await;
+    let formatted = format(&place.tails, path, extent, force).await;
     if formatted.is_err() && made_file {
         // It holds nothing but our failed attempt.
         let _ = fs::remove_file(path);
@@ -151,7 +151,7 @@ pub(crate) async fn create(
     shown
 }
 
-async fn format(path: &Path, extent: Option<ByteSize>, force: bool) -> Outcome {
+async fn format(tails: &Path, path: &Path, extent: Option<ByteSize>, force: bool) -> Outcome {
     let reactors = Reactors::start(1, IoMode::Auto, false)?;
     let device = open_device(path, reactors.home(), OpenOptions::default()).map_err(|error| {
         Failure::from(error).or_try("stopping whoever uses the device; parallaxd, or a mount")
@@ -166,7 +166,7 @@ async fn format(path: &Path, extent: Option<ByteSize>, force: bool) -> Outcome {
     }
     let environment = Environment {
         runtime: Arc::new(reactors.home().clone()),
-        tails: Arc::new(ShmTails::open(Path::new("/dev/shm/parallax"))?),
+        tails: Arc::new(ShmTails::open(tails)?),
         host: host_name()?,
         entropy: parallaxd::engine::entropy(),
     };

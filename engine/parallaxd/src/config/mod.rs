@@ -20,6 +20,9 @@ use std::{
 /// Where the daemon looks when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/parallax/parallaxd.yaml";
 
+/// Where tails are when nothing else is said: memory that outlives the daemon, not the machine's boot.
+pub const DEFAULT_TAILS: &str = "/dev/shm/parallax/tails";
+
 /// Where the daemon listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/parallax/parallaxd.sock";
 
@@ -218,7 +221,7 @@ fn default_socket() -> PathBuf {
 }
 
 fn default_tails() -> PathBuf {
-    "/dev/shm/parallax".into()
+    DEFAULT_TAILS.into()
 }
 
 fn default_shutdown() -> Span {

@@ -59,7 +59,8 @@ pub async fn repair(
     disk.flush().await?;
     drop(check);
     drop(disk);
-    if found.iter().all(|finding| MENDABLE.contains(&finding.kind)) {
+    // A torn host slot says nothing about what is reached.
+    if found.iter().all(|finding| MENDABLE.contains(&finding.kind) || finding.kind == "host-slot") {
         settle(&device, environment, &found, &mut mended).await?;
     }
     let left = super::check(device, progress).await?;
@@ -123,6 +124,10 @@ impl Check<'_> {
 
     async fn mend_bitmaps(&mut self, mended: &mut Vec<String>) -> Result<()> {
         let blocks = self.superblock.extent_blocks;
+        if self.findings.iter().any(|finding| finding.kind == "extent-overlap") {
+            // Nobody can tell whose bitmaps lie there.
+            return Ok(());
+        }
         for (id, extent) in &self.extents {
             for (index, part) in extent.parts.iter().enumerate() {
                 let first = index as u32 * bitmap::BITS;

@@ -96,7 +96,9 @@ impl PoolCore {
         self.disk.map_extent(extent, position);
         let mut map = ExtentMap::fresh(extent, kind, birth, self.disk.superblock.extent_blocks);
         for (at, block, sequence) in map.initial(self.incarnation) {
-            self.disk.write_blocks(at, block.encode(at, sequence, self.disk.salt()), false).await?;
+            let written =
+                self.disk.write_blocks(at, block.encode(at, sequence, self.disk.salt()), false).await;
+            written.map_err(|cause| self.space.break_off(cause))?;
         }
         self.disk.flush().await?;
         let record = ExtentRecord { extent, kind, device: 0, position, owner: self.incarnation, birth };

@@ -94,7 +94,7 @@ impl<'a> Collection<'a> {
             core.reclaim_runs();
             core.space.begin_cycle();
         }
-        let open = core.open_cores().await;
+        let open = core.all_cores();
         now.total = open.len() as u64;
         for vdi in &open {
             vdi.quiesce().await;
@@ -128,7 +128,7 @@ impl<'a> Collection<'a> {
         let mut marker = Marker { core, now, progress };
         walk(&core.disk, roots, &mut marker).await.context(|| "marking what is in use")?;
         now = marker.now;
-        for vdi in core.open_cores().await {
+        for vdi in core.all_cores() {
             vdi.quiesce().await;
         }
         core.space.begin_sweep();
@@ -215,7 +215,8 @@ impl PoolCore {
             private.extend(
                 journal.segments.iter().map(|start| Private { start: *start, count: SEGMENT_BLOCKS }),
             );
-            let tail = tail_runs(self, record.id, slot.epoch, journal.next_record)?;
+            let this_boot = self.is_of_this_boot(slots.grant.incarnation);
+            let tail = tail_runs(self, record.id, slot.epoch, journal.next_record, this_boot)?;
             for mapped in journal.records.iter().chain(&tail) {
                 if let JournalRecord::Map { address, count, .. } = mapped {
                     private.push(Private { start: *address, count: *count });

@@ -75,6 +75,8 @@ pub(crate) struct PoolCore {
     pub(crate) incarnation: u64,
     /// This machine's, this one included.
     own_incarnations: Vec<u64>,
+    /// Those of them that belong to this boot.
+    boot_incarnations: Vec<u64>,
     /// What proves that the I/O of whoever had the pool before has finished.
     pub(crate) evidence: Evidence,
     pub(crate) dirty: DirtyCount,
@@ -116,7 +118,10 @@ struct Registry {
 /// A VDI's place among the open ones.
 #[derive(Default)]
 struct Slot {
+    /// Held while it is opened or closed.
     core: AsyncMutex<Option<Arc<VdiCore>>>,
+    /// The same for whoever only looks: what is open, and not being closed. Held for an instant.
+    open: Mutex<Option<Arc<VdiCore>>>,
     /// Operations that use it now; the attachment counts as one.
     users: AtomicU64,
     attached: AtomicBool,
@@ -186,6 +191,11 @@ impl PoolCore {
         self.own_incarnations.contains(&incarnation)
     }
 
+    /// Whether an incarnation was this machine's since it was started.
+    pub(crate) fn is_of_this_boot(&self, incarnation: u64) -> bool {
+        self.boot_incarnations.contains(&incarnation)
+    }
+
     /// Whether somebody is taking this set right now.
     pub(crate) fn is_provisional(&self, set: Uuid) -> bool {
         self.provisional.lock().contains(&set)
@@ -205,36 +215,30 @@ impl PoolCore {
 
     /// Checkpoints every open VDI.
     pub(crate) async fn checkpoint_all(&self) -> Result<()> {
-        let cores = self.open_cores().await;
+        let cores = self.open_cores();
         let pending = cores.iter().map(|core| Box::pin(core.checkpoint())).collect();
         join_all(pending).await.into_iter().find(Result::is_err).unwrap_or(Ok(()))
     }
 
+    /// VDIs that are open, those whose epoch has failed included: their I/O may still be under way.
+    pub(crate) fn all_cores(&self) -> Vec<Arc<VdiCore>> {
+        self.slots.lock().values().filter_map(|slot| slot.open.lock().clone()).collect()
+    }
+
     /// VDIs that are open and whose epoch has not failed.
-    pub(crate) async fn open_cores(&self) -> Vec<Arc<VdiCore>> {
-        let slots: Vec<Arc<Slot>> = self.slots.lock().values().cloned().collect();
-        let mut cores = Vec::new();
-        for slot in slots {
-            // One that is being opened or closed right now has nothing to checkpoint.
-            if let Ok(core) = slot.core.try_lock() {
-                cores.extend(core.iter().filter(|core| core.failure().is_none()).cloned());
-            }
-        }
+    pub(crate) fn open_cores(&self) -> Vec<Arc<VdiCore>> {
+        let mut cores = self.all_cores();
+        cores.retain(|core| core.failure().is_none());
         cores
     }
 
     /// Takes back runs that open VDIs have reserved and not used. Whether there were any.
     pub(crate) fn reclaim_runs(&self) -> bool {
-        let slots: Vec<Arc<Slot>> = self.slots.lock().values().cloned().collect();
         let mut any = false;
-        for slot in slots {
-            if let Ok(core) = slot.core.try_lock()
-                && let Some(core) = &*core
-            {
-                let runs = core.runs.drain();
-                any |= !runs.is_empty();
-                self.space.give_back(&runs);
-            }
+        for core in self.all_cores() {
+            let runs = core.runs.drain();
+            any |= !runs.is_empty();
+            self.space.give_back(&runs);
         }
         any
     }
@@ -297,12 +301,14 @@ impl PoolCore {
             }
             _ => {
                 if let Some(failed) = core.take() {
+                    slot.open.lock().take();
                     self.opened.fetch_sub(1, SeqCst);
                     failed.quiesce().await;
                 }
                 let open = vdi::open(self, id).await?;
                 self.opened.fetch_add(1, SeqCst);
                 *core = Some(open.clone());
+                *slot.open.lock() = Some(open.clone());
                 slot.users.fetch_add(1, SeqCst);
                 Ok(open)
             }
@@ -318,6 +324,7 @@ impl PoolCore {
             return Ok(());
         }
         let Some(open) = core.take() else { return Ok(()) };
+        slot.open.lock().take();
         self.opened.fetch_sub(1, SeqCst);
         match open.release().await {
             Ok(()) => Ok(()),
@@ -349,7 +356,7 @@ impl PoolCore {
     fn info(&self, record: &VdiRecord) -> VdiInfo {
         let id = VdiId(record.id);
         let slot = self.slots.lock().get(&id).cloned();
-        let open = slot.as_ref().and_then(|slot| slot.core.try_lock().ok()?.clone());
+        let open = slot.as_ref().and_then(|slot| slot.open.lock().clone());
         let (size, snapshots) = match &open {
             Some(core) => {
                 let mapping = core.mapping.read();

@@ -34,7 +34,7 @@ impl Pool {
         }
         let superblock = read_superblock(&*device).await.context(|| "opening the pool")?;
         let disk = Arc::new(Disk::new(device, superblock, environment.runtime.clone(), limits.cache_nodes()));
-        let (old, mut known) = Area::find(&disk).await.context(|| "opening the pool")?;
+        let (old, known) = Area::find(&disk).await.context(|| "opening the pool")?;
         let applicant = Applicant {
             name: environment.host.as_str(),
             boot_id: environment.tails.boot_id(),
@@ -45,8 +45,15 @@ impl Pool {
         let membership = parallax_lease::join(&*disk.device, &disk.superblock, applicant)
             .await
             .context(|| "joining the pool")?;
+        // Read again: whoever left just before we joined may have recorded something since.
+        let (old, mut known) = Area::find(&disk).await.context(|| "opening the pool")?;
+        if old.id.epoch >= membership.manager_epoch {
+            let text = "somebody else has become manager of the pool at this moment; try again";
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
         let incarnation = membership.incarnation;
         let own = membership.own_incarnations().collect();
+        let of_this_boot = membership.boot_incarnations().collect();
         known.apply(&Record::Counters { birth: known.birth, incarnation: incarnation + 1 });
         let mut extents: Vec<_> = known.extents.values().copied().collect();
         for extent in &mut extents {
@@ -72,6 +79,7 @@ impl Pool {
             limits,
             incarnation,
             own_incarnations: own,
+            boot_incarnations: of_this_boot,
             evidence,
             dirty: Arc::default(),
             counters: super::Counters::default(),
@@ -90,13 +98,18 @@ impl Pool {
             collecting: tokio::sync::Mutex::new(()),
         });
         let pool = Self { core };
-        pool.bury_headless().await.context(|| "finishing deletions that were interrupted")?;
+        // Neither is worth a pool that does not open: what is left over stays allocated until the next collection.
+        if let Err(error) = pool.bury_headless().await {
+            tracing::warn!(%error, "a deletion that was interrupted could not be finished");
+        }
         if !damaged.is_empty() {
             tracing::warn!(
                 blocks = damaged.len(),
                 "allocation bitmaps did not verify; collecting garbage to rebuild them"
             );
-            pool.collect_garbage(&|_| {}).await.context(|| "rebuilding allocation bitmaps")?;
+            if let Err(error) = pool.collect_garbage(&|_| {}).await {
+                tracing::warn!(%error, "the bitmaps could not be rebuilt: their extents count as full");
+            }
         }
         Ok(pool)
     }
@@ -128,6 +141,7 @@ impl Pool {
         let slots: Vec<_> = std::mem::take(&mut *core.slots.lock()).into_iter().collect();
         let mut outcome = Ok(());
         for (id, slot) in slots {
+            slot.open.lock().take();
             if let Some(open) = slot.core.lock().await.take() {
                 let released = open.release().await.context(|| format!("releasing volume {id}"));
                 if released.is_err() {
@@ -148,7 +162,7 @@ impl Pool {
 
     /// Waits for everything that has been acknowledged so far to be durable.
     pub async fn sync(&self) -> Result<()> {
-        for core in self.core.open_cores().await {
+        for core in self.core.open_cores() {
             core.flush().await?;
         }
         match self.core.closed.load(SeqCst) {

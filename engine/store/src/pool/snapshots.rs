@@ -286,12 +286,17 @@ impl Pool {
     }
 
     async fn listed(&self, vdi: VdiId, after: u64, limit: usize) -> Result<Vec<Listed>> {
-        if self.core.open_core(vdi).is_none()
-            && let Some(slot) = self.released_slot(vdi).await?
         {
-            // Nobody has it open and its last epoch ended in order: the table says it all.
-            let records = table::records(&self.core.disk, slot.table, after, limit).await?;
-            return Ok(records.into_iter().map(|record| Listed { record, materialised: true }).collect());
+            // Nobody opens it meanwhile: an epoch that begins lets go of what the one before has written.
+            let slot = self.core.slot(vdi);
+            let closed = slot.core.lock().await;
+            if closed.is_none()
+                && let Some(slot) = self.released_slot(vdi).await?
+            {
+                // Its last epoch ended in order: the table says it all.
+                let records = table::records(&self.core.disk, slot.table, after, limit).await?;
+                return Ok(records.into_iter().map(|record| Listed { record, materialised: true }).collect());
+            }
         }
         if self.core.record(vdi)?.grant.is_none() {
             return Ok(Vec::new());
@@ -407,12 +412,7 @@ impl PoolCore {
     /// The VDI, if it is open now.
     pub(crate) fn open_core(&self, id: VdiId) -> Option<Arc<VdiCore>> {
         let slot = self.slots.lock().get(&id)?.clone();
-        let core = slot.core.try_lock();
-        match core {
-            Ok(core) => core.clone(),
-            // It is being opened or closed: not released, so ask it the long way.
-            Err(_) => None,
-        }
+        slot.open.lock().clone()
     }
 }
 

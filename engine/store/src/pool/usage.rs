@@ -9,6 +9,10 @@ use crate::{
 use parallax_block::{BLOCK_SIZE, ErrorKind, Result};
 use parallax_format::{Entry, record::VdiRecord, root::TreeRoot};
 
+/// How often a walk is tried. It holds nothing back, so a node that it is about to read may be let go and used for
+/// something else; the check in its link tells. What fails every time is damaged.
+const TRIES: u32 = 4;
+
 /// A subtree at a place: its link and the level of the node behind it.
 #[derive(Debug, Clone, Copy)]
 struct At {
@@ -19,6 +23,16 @@ struct At {
 impl Pool {
     /// Space of a VDI; walks its tree as of its last checkpoint, after making one.
     pub async fn usage(&self, id: VdiId) -> Result<Usage> {
+        for _ in 1..TRIES {
+            match self.usage_now(id).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {}
+                other => return other,
+            }
+        }
+        self.usage_now(id).await
+    }
+
+    async fn usage_now(&self, id: VdiId) -> Result<Usage> {
         let Some(root) = self.durable_map(id).await? else { return Ok(Usage::default()) };
         let disk = &self.core.disk;
         let (mut mapped, mut shared, mut nodes) = (0u64, 0u64, 0u64);
@@ -72,6 +86,16 @@ impl Pool {
     /// Compares with every snapshot of the VDI, with the VDI itself, and with every VDI that was cloned from it,
     /// directly or not; subtrees that are the same are skipped whole.
     pub async fn exclusive(&self, id: SnapshotId) -> Result<u64> {
+        for _ in 1..TRIES {
+            match self.exclusive_now(id).await {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {}
+                other => return other,
+            }
+        }
+        self.exclusive_now(id).await
+    }
+
+    async fn exclusive_now(&self, id: SnapshotId) -> Result<u64> {
         let target = self.materialised(id).await?;
         let _pin = self.pin(id).await?;
         let mut family = vec![id.vdi];

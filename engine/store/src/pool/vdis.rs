@@ -351,8 +351,7 @@ impl Pool {
     /// Whether the epoch of an attached VDI has ended by itself, and why.
     pub fn failure(&self, id: VdiId) -> Option<Error> {
         let slot = self.core.slots.lock().get(&id)?.clone();
-        let core = slot.core.try_lock().ok()?.clone()?;
-        core.failure()
+        slot.open.lock().as_ref()?.failure()
     }
 
     /// Whether the state of a VDI can be read without opening it.

@@ -93,6 +93,8 @@ struct Inner {
     trimming: Vec<Run>,
     /// Blocks of writes that failed and may land yet: allocated, and no candidates, until the pool is opened again.
     quarantined: Vec<Run>,
+    /// A write has failed and may land yet: no epoch of this process that did not end in order proves anything.
+    doubts: bool,
     /// Why no more space is given out: a bitmap could not be written, and the write may land yet, over a newer one.
     broken: Option<Error>,
     /// Rises when a cycle begins and when its sweep begins.
@@ -271,11 +273,7 @@ impl Space {
             let Some((at, block, sequence, version)) = next else { continue };
             let written =
                 self.disk.write_blocks(at, block.encode(at, sequence, self.disk.salt()), false).await;
-            if let Err(cause) = written {
-                // A thin device that is full has refused the write: nothing is under way.
-                let refused = cause.kind() == ErrorKind::OutOfSpace;
-                return Err(if refused { cause } else { self.inner.lock().break_off(&cause) });
-            }
+            written.map_err(|cause| self.break_off(cause))?;
             if let Some(map) = self.inner.lock().extents.get_mut(&extent) {
                 let part = &mut map.parts[part as usize];
                 part.sequence = sequence;
@@ -295,12 +293,29 @@ impl Space {
         self.inner.lock().release(runs);
     }
 
+    /// After a bitmap could not be written: gives out nothing any more, unless the write was refused.
+    pub(crate) fn break_off(&self, cause: Error) -> Error {
+        // A thin device that is full has refused the write: nothing is under way.
+        if cause.kind() == ErrorKind::OutOfSpace { cause } else { self.inner.lock().break_off(&cause) }
+    }
+
+    /// Whether a write of this process has failed and may land yet.
+    pub(crate) fn has_doubts(&self) -> bool {
+        self.inner.lock().doubts
+    }
+
+    /// Notes that a write failed and may land yet.
+    pub(crate) fn doubt(&self) {
+        self.inner.lock().doubts = true;
+    }
+
     /// Puts blocks aside until the pool is opened again. `false` if there are too many.
     pub(crate) fn quarantine(&self, runs: &[Run]) -> bool {
         let mut inner = self.inner.lock();
         if let Some(candidates) = &mut inner.candidates {
             runs.iter().for_each(|run| candidates.clear(run.start, run.count));
         }
+        inner.doubts = true;
         inner.quarantined.extend_from_slice(runs);
         inner.quarantined.len() <= QUARANTINED_MAX
     }

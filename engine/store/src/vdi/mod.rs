@@ -196,7 +196,7 @@ impl VdiCore {
         let error = Error::new(
             ErrorKind::Fenced,
             format!(
-                "volume {} has stopped after a failed write; detach and attach it again ({cause})",
+                "volume {} has stopped after a failed write; detach and attach it again, or restart parallaxd ({cause})",
                 self.id
             ),
         );

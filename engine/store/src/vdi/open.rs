@@ -123,8 +123,10 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
             if unnamed {
                 pool.space.give_back(&segments);
             }
-            // The next attempt makes it anew; what cannot be removed is overwritten then.
-            let _ = pool.environment.tails.remove(&tail_key);
+            if unnamed {
+                // The next attempt makes it anew; what cannot be removed is overwritten then.
+                let _ = pool.environment.tails.remove(&tail_key);
+            }
             return Err(error.context(format!("opening volume '{}'", record.name)));
         }
     }
@@ -162,8 +164,10 @@ async fn begin_epoch(
     record: &VdiRecord,
     adopted: &Adopted,
 ) -> Result<(Epoch, parallax_format::BlockAddress)> {
-    let ours =
-        record.grant.filter(|grant| grant.incarnation == pool.incarnation && adopted.grant == Some(*grant));
+    // After a root write that failed its slots are not written again: it may land yet.
+    let ours = record.grant.filter(|grant| {
+        grant.incarnation == pool.incarnation && adopted.grant == Some(*grant) && !pool.space.has_doubts()
+    });
     if let Some(grant) = ours {
         let open = adopted.previous.map_or(0, |(epoch, _)| epoch.open);
         return Ok((Epoch { grant: grant.number, open: open + 1 }, grant.slots));
@@ -266,8 +270,9 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
     }
     let evidence = match newest.released {
         true => Evidence::Released,
-        // What proves that this machine's I/O has ended says nothing about another's.
-        false if pool.is_own(grant.incarnation) => pool.evidence,
+        // What proves that this machine's I/O has ended says nothing about another's, nor about writes of this
+        // process that have failed.
+        false if pool.is_own(grant.incarnation) && !pool.space.has_doubts() => pool.evidence,
         false => Evidence::None,
     };
     if !evidence.proves_quiet() {

@@ -2,7 +2,8 @@
 
 use super::{Piece, Target, VdiCore};
 use parallax_block::{
-    Allocation, BLOCK_SIZE, Buffer, ByteRange, Completion, Result, ResultExt, StatusExtent, join_all,
+    Allocation, BLOCK_SIZE, Buffer, ByteRange, Completion, ErrorKind, Result, ResultExt, StatusExtent,
+    join_all,
 };
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -109,13 +110,22 @@ pub(crate) async fn read_pieces(
     rejoin(parts).await
 }
 
-/// Waits for all parts of a request and puts its buffer together again; the first error counts.
+/// Waits for all parts of a request and puts its buffer together again; the gravest error counts.
 pub(crate) async fn rejoin(parts: Vec<impl Future<Output = Completion> + Unpin>) -> Completion {
     let mut whole = Buffer::default();
     let mut outcome = Ok(());
     for (part, result) in join_all(parts).await {
         whole.unsplit(part);
-        outcome = outcome.and(result);
+        outcome = graver(outcome, result);
     }
     (whole, outcome)
+}
+
+/// The outcome of two parts of a request: that a device was full is said only if nothing worse has happened.
+pub(crate) fn graver(one: Result<()>, other: Result<()>) -> Result<()> {
+    match (&one, &other) {
+        (Err(error), Err(_)) if error.kind() == ErrorKind::OutOfSpace => other,
+        (Err(_), _) => one,
+        _ => other,
+    }
 }

@@ -105,8 +105,9 @@ impl VdiCore {
         let mut out = Vec::new();
         let mut from = after;
         while out.len() < limit {
-            // The overlay and the root it lies over are taken at one instant.
-            let (root, pending, deleted, labels) = {
+            // The overlay and the root it lies over are taken at one instant. The ticket keeps the table's nodes from
+            // being reused while they are read.
+            let (root, pending, deleted, labels, _ticket) = {
                 let mapping = self.mapping.read();
                 let pending: Vec<Listed> = mapping
                     .pending
@@ -114,7 +115,8 @@ impl VdiCore {
                     .take(limit)
                     .map(|(_, pending)| pending.listed())
                     .collect();
-                (mapping.table, pending, mapping.deleted.clone(), mapping.labels.clone())
+                let ticket = mapping.generations.enter();
+                (mapping.table, pending, mapping.deleted.clone(), mapping.labels.clone(), ticket)
             };
             let want = limit - out.len();
             let records = table::records(&self.pool.disk, root, from, want).await?;

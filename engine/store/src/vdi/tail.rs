@@ -4,7 +4,7 @@
 //! let a commit pass first.
 
 use crate::mutants::{self, Mutant};
-use parallax_block::{Result, Tail, TailStore};
+use parallax_block::{Error, ErrorKind, Result, Tail, TailStore};
 use parallax_format::{
     PoolSalt,
     codec::Reader,
@@ -128,14 +128,23 @@ pub(crate) fn read(
     Ok((number >= record).then_some(records))
 }
 
-/// The same for a VDI that garbage collection looks at; nothing if the tail cannot be used.
+/// The same for a VDI that garbage collection looks at. A tail of this boot must be there: whatever it names is in use,
+/// so without it nothing can be said to be unused.
 pub(crate) fn tail_runs(
     pool: &crate::pool::PoolCore,
     vdi: Uuid,
     epoch: Epoch,
     record: u64,
+    of_this_boot: bool,
 ) -> Result<Vec<JournalRecord>> {
     let superblock = &pool.disk.superblock;
     let records = read(&*pool.environment.tails, superblock.uuid, vdi, epoch, record, superblock.salt)?;
+    if records.is_none() && of_this_boot {
+        return Err(Error::new(
+            ErrorKind::FailedPrecondition,
+            "it was in use since this machine was started, and the tail with its last writes is not where tails are \
+             looked for; say where they are (`parallax --tails`), or attach and detach the volume to give them up",
+        ));
+    }
     Ok(records.unwrap_or_default())
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Piece, Target, VdiCore, encode,
-    read::{overlap, rejoin},
+    read::{graver, overlap, rejoin},
     runs::Choice,
 };
 use crate::{
@@ -253,11 +253,7 @@ impl VdiCore {
                 disk.write_blocks(run.start, block, false).await
             }));
         }
-        let mut outcome = Ok(());
-        for result in join_all(parts).await {
-            outcome = outcome.and(result);
-        }
-        outcome
+        join_all(parts).await.into_iter().fold(Ok(()), graver)
     }
 
     /// Fills the first and last block of a place, where the request covers them only in part, from the old
