@@ -7,6 +7,9 @@ pub(crate) struct Args {
     /// Only those whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Not these: they take more seeds than there is time for.
+    #[arg(long, value_delimiter = ',')]
+    except: Vec<String>,
     /// Seeds for each at most.
     #[arg(long, default_value_t = 400)]
     seeds: u64,
@@ -24,11 +27,11 @@ pub(crate) struct Args {
 /// Whether all were found.
 #[cfg(not(feature = "mutants"))]
 pub(crate) fn run(arguments: &Args) -> bool {
-    let Args { only, seeds, ops, seconds, threads } = arguments;
+    let Args { only, except, seeds, ops, seconds, threads } = arguments;
     let wanted = only.as_deref().unwrap_or("all");
     let budget = Duration::from_secs(*seconds);
     println!(
-        "mutants ({wanted}; {seeds} seeds of {ops} operations, {budget:?}, {threads} threads) are not compiled in: \
+        "mutants ({wanted} without {except:?}; {seeds} seeds of {ops} operations, {budget:?}, {threads} threads) are not compiled in: \
          add `--features mutants` to cargo's arguments"
     );
     false
@@ -44,7 +47,9 @@ pub(crate) fn run(arguments: &Args) -> bool {
     };
     let wanted = |mutant: &Mutant| {
         let name = format!("{mutant:?}").to_lowercase();
+        let is_named = |except: &String| except.eq_ignore_ascii_case(&name);
         arguments.only.as_ref().is_none_or(|only| name.contains(&only.to_lowercase()))
+            && !arguments.except.iter().any(is_named)
     };
     let mutants: Vec<Mutant> = Mutant::ALL.into_iter().filter(wanted).collect();
     let budget =
