@@ -5,8 +5,8 @@
 //! **a host refuses to join while another machine's has not left**: only an operator can say that it is gone.
 //!
 //! Invariants:
-//! * The blocks of a host's group are written only by the incarnation that its slot names; the one exception is an
-//!   operator's eviction, which nobody makes on his own.
+//! * The blocks of a host's group are written only by the incarnation that its slot names; the exceptions are
+//!   an operator's eviction, and a slot that this boot of this machine has under another name, which it releases.
 //! * An incarnation is used once: it is higher than any that a slot, a ballot or the registry has named.
 //! * A host that restarts within one boot of its machine keeps its incarnation, if that is still the highest; after
 //!   a reboot, and after an orderly end, it joins anew.

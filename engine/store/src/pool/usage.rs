@@ -13,6 +13,16 @@ use parallax_format::{Entry, record::VdiRecord, root::TreeRoot};
 /// something else; the check in its link tells. What fails every time is damaged.
 const TRIES: u32 = 4;
 
+async fn again_if_corrupt<T, F: Future<Output = Result<T>>>(walk: impl Fn() -> F) -> Result<T> {
+    for _ in 1..TRIES {
+        match walk().await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {}
+            other => return other,
+        }
+    }
+    walk().await
+}
+
 /// A subtree at a place: its link and the level of the node behind it.
 #[derive(Debug, Clone, Copy)]
 struct At {
@@ -23,13 +33,7 @@ struct At {
 impl Pool {
     /// Space of a VDI; walks its tree as of its last checkpoint, after making one.
     pub async fn usage(&self, id: VdiId) -> Result<Usage> {
-        for _ in 1..TRIES {
-            match self.usage_now(id).await {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {}
-                other => return other,
-            }
-        }
-        self.usage_now(id).await
+        again_if_corrupt(|| self.usage_now(id)).await
     }
 
     async fn usage_now(&self, id: VdiId) -> Result<Usage> {
@@ -86,13 +90,7 @@ impl Pool {
     /// Compares with every snapshot of the VDI, with the VDI itself, and with every VDI that was cloned from it,
     /// directly or not; subtrees that are the same are skipped whole.
     pub async fn exclusive(&self, id: SnapshotId) -> Result<u64> {
-        for _ in 1..TRIES {
-            match self.exclusive_now(id).await {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {}
-                other => return other,
-            }
-        }
-        self.exclusive_now(id).await
+        again_if_corrupt(|| self.exclusive_now(id)).await
     }
 
     async fn exclusive_now(&self, id: SnapshotId) -> Result<u64> {
