@@ -15,6 +15,7 @@ ARG DEBIAN_IMAGE=docker.io/library/debian:${DEBIAN}-slim
 FROM ${RUST_IMAGE} AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends cmake gcc libc6-dev make \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
@@ -29,6 +30,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 FROM ${DEBIAN_IMAGE}
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates e2fsprogs mount util-linux xfsprogs \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/ /usr/local/bin/
 LABEL org.opencontainers.image.title="Parallax" \

@@ -1,6 +1,7 @@
 //! Brings Parallax into the development cluster: its image, its chart.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use super::{Layout, NAMESPACE, addons, helm, up};
 use crate::build::{self, Profile};
-use crate::image;
+use crate::image::{self, Image};
 use crate::world::World;
 use parallax_e2e::process;
 use parallax_e2e::say;
@@ -19,8 +20,7 @@ const POOL_SIZE: &str = "40GiB";
 /// Builds, imports and installs; an unchanged installation is left alone.
 pub(crate) fn run(world: &World, profile: Profile) -> Result<()> {
     addons::install(world)?;
-    let binaries = build::project_binaries(world, profile)?;
-    let image = image::project(world, &binaries)?;
+    let image = project(world, profile)?;
     up::import(world, std::slice::from_ref(&image))?;
     let reference = &image.names()[0];
     let (repository, tag) = reference.rsplit_once(':').context("an image name without a tag")?;
@@ -38,6 +38,14 @@ pub(crate) fn run(world: &World, profile: Profile) -> Result<()> {
         command.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"]);
         process::output(&mut command, Duration::from_secs(240)).map(drop)
     })
+}
+
+/// The project's image: built from this tree, or taken from the archive `PARALLAX_IMAGE`.
+fn project(world: &World, profile: Profile) -> Result<Image> {
+    match std::env::var_os("PARALLAX_IMAGE") {
+        Some(archive) => image::given(Path::new(&archive)),
+        None => image::project(world, &build::project_binaries(world, profile)?),
+    }
 }
 
 /// Helm refuses to touch a release whose last operation was killed; nothing of it is worth keeping here.

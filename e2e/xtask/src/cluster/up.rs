@@ -126,10 +126,20 @@ pub(crate) fn import(world: &World, images: &[Image]) -> Result<()> {
             let archive = image.archive().to_string_lossy().into_owned();
             let arguments = ["-n", "k8s.io", "images", "import", &archive];
             process::output(&mut inside(&layout, "ctr", &arguments)?, Duration::from_secs(300))?;
+            if let Some(origin) = image.origin() {
+                rename(&layout, origin, image.names())?;
+            }
             fs::write(&stamp, "").context("noting an imported image")
         })?;
     }
     Ok(())
+}
+
+/// Gives an image of the node other names.
+fn rename(layout: &Layout, origin: &str, names: &[String]) -> Result<()> {
+    let mut arguments = vec!["-n", "k8s.io", "images", "tag", "--force", origin];
+    arguments.extend(names.iter().map(String::as_str));
+    process::output(&mut inside(layout, "ctr", &arguments)?, COMMAND).map(drop)
 }
 
 /// A command that runs inside the node's mount and process namespaces.

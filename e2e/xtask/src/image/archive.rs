@@ -70,7 +70,7 @@ impl Recipe {
             forget_older(&folder, &stem)?;
             self.write(&archive)?;
         }
-        Ok(Image { names: self.names, digest, archive })
+        Ok(Image { names: self.names, origin: None, digest, archive })
     }
 
     /// Digest of the inputs. Programs count by path, size and time of change: they are large.

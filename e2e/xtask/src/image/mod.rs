@@ -6,16 +6,20 @@
 
 mod archive;
 mod catalog;
+mod given;
 pub(crate) mod root;
 
 use std::path::{Path, PathBuf};
 
 pub(crate) use catalog::{PAUSE, for_node, for_stories, for_suite, postgres, project};
+pub(crate) use given::given;
 
 /// An image that was built: an archive in the cache.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     names: Vec<String>,
+    /// The name that the archive has inside, where it is none of `names`.
+    origin: Option<String>,
     digest: String,
     archive: PathBuf,
 }
@@ -24,6 +28,11 @@ impl Image {
     /// Full references, at least one.
     pub(crate) fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// The name that the archive has inside, where it is none of `names`.
+    pub(crate) fn origin(&self) -> Option<&str> {
+        self.origin.as_deref()
     }
 
     /// Changes whenever the content or a name does.

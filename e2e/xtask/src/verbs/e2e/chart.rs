@@ -44,6 +44,8 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
         process::output(&mut test, HELM).map(drop)
     })?;
 
+    say::step("what a dry run tells is true", || dry_run(world))?;
+
     say::step("a second node is refused before anything is changed", || second_node(world, &kube))?;
 
     let pool = Pool::of(&kube);
@@ -78,6 +80,15 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     stage.step("everything is deleted", || stage.delete(&["pod/witness", "pvc/new", "pvc/witness"]))?;
     stage.step("the namespace goes, and its volumes", || stage.close())?;
     say::step("the whole pool is verified", || pool.check())
+}
+
+/// A client's dry run does not look at the cluster. It once said that no node had the labels.
+fn dry_run(world: &World) -> Result<()> {
+    let mut command = helm(world, &["upgrade", "parallax", "--dry-run=client", "--reuse-values"]);
+    command.arg(world.repo.join("charts/parallax")).args(["-n", NAMESPACE]);
+    let told = process::output(&mut command, HELM)?;
+    ensure!(told.contains("without a look at the cluster"), "it pretends to know the nodes: {told}");
+    Ok(())
 }
 
 /// With a node more, of which only the object exists, an upgrade must say what to do and do nothing.
