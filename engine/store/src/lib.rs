@@ -28,6 +28,7 @@ pub mod mutants;
 mod pool;
 mod registry;
 mod rounds;
+mod scrub;
 mod space;
 mod tree;
 mod types;
@@ -44,6 +45,7 @@ pub use parallax_format::{
     root::{Epoch, Evidence},
 };
 pub use pool::{Counters, Pool, VDI_SIZE_MAX, recognise};
+pub use scrub::{ScrubOptions, ScrubProgress, ScrubReport};
 pub use types::*;
 pub use vdi::Continuity;
 

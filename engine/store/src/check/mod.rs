@@ -70,7 +70,7 @@ pub async fn check(
     Ok(check.findings())
 }
 
-struct Check<'a> {
+pub(crate) struct Check<'a> {
     disk: &'a Disk,
     superblock: &'a Superblock,
     known: Option<Known>,
@@ -80,7 +80,7 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(disk: &'a Disk) -> Self {
+    pub(crate) fn new(disk: &'a Disk) -> Self {
         let superblock = &disk.superblock;
         Self { disk, superblock, known: None, extents: BTreeMap::new(), findings: Vec::new(), left_out: 0 }
     }
@@ -109,7 +109,7 @@ impl<'a> Check<'a> {
     }
 
     /// What was found, and how much more there was than is listed.
-    fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut findings = self.findings.clone();
         if self.left_out > 0 {
             let detail = format!("{} findings more are not listed", self.left_out);
@@ -127,11 +127,11 @@ impl<'a> Check<'a> {
         }
     }
 
-    async fn superblocks(&mut self) -> Result<()> {
+    pub(crate) async fn superblocks(&mut self) -> Result<()> {
         let last = self.superblock.devices[0].blocks - 1;
         for at in [0, last] {
-            let bytes = self.disk.read_physical(at).await?;
-            if let Err(error) = Superblock::decode(&bytes, at) {
+            let copy = self.disk.read_physical(at).await.and_then(|bytes| Superblock::decode(&bytes, at));
+            if let Err(error) = copy {
                 self.find(Severity::Damage, "superblock-copy", format!("block #{at}: {error}"), &[]);
             }
         }
@@ -139,20 +139,26 @@ impl<'a> Check<'a> {
     }
 
     /// Slots verify or were never used; the group of the manager holds the header of its area twice.
-    async fn host_groups(&mut self, newest: &AreaHeader) -> Result<()> {
+    pub(crate) async fn host_groups(&mut self, newest: &AreaHeader) -> Result<()> {
         let mut copies = 0;
         for slot in 0..self.superblock.host_slots {
             let at = self.superblock.host_group(slot) + host::SLOT;
-            let bytes = self.disk.read_physical(at).await?;
-            if let Err(error) = HostSlot::decode(&bytes, at, self.disk.salt())
-                && bytes.iter().any(|byte| *byte != 0)
-            {
-                self.find(Severity::Leak, "host-slot", format!("slot {slot}: {error}"), &[]);
+            match self.disk.read_physical(at).await {
+                Ok(bytes) => {
+                    if let Err(error) = HostSlot::decode(&bytes, at, self.disk.salt())
+                        && bytes.iter().any(|byte| *byte != 0)
+                    {
+                        self.find(Severity::Leak, "host-slot", format!("slot {slot}: {error}"), &[]);
+                    }
+                }
+                Err(error) => {
+                    self.find(Severity::Damage, "host-slot", format!("slot {slot}: {error}"), &[]);
+                }
             }
             for copy in 0..2 {
                 let at = self.superblock.host_group(slot) + host::AREA_HEADER + copy;
-                let bytes = self.disk.read_physical(at).await?;
-                let decoded = AreaHeader::decode(&bytes, at, self.disk.salt());
+                let bytes = self.disk.read_physical(at).await;
+                let decoded = bytes.and_then(|bytes| AreaHeader::decode(&bytes, at, self.disk.salt()));
                 copies += u32::from(decoded.is_ok_and(|header| header.id == newest.id));
             }
         }

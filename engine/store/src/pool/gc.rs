@@ -18,7 +18,7 @@ use crate::{
     GcProgress, VdiId,
     mutants::{self, Mutant},
     vdi::{Mode, replay, tail_runs},
-    walk::{Roots, Visit, walk},
+    walk::{Place, Roots, Through, Visit, walk},
 };
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, ResultExt};
 use parallax_format::{
@@ -126,7 +126,7 @@ impl<'a> Collection<'a> {
         now = GcProgress { phase: "mark", total: roots.total() as u64, ..now };
         now.done = 0;
         let mut marker = Marker { core, now, progress };
-        walk(&core.disk, roots, &mut marker).await.context(|| "marking what is in use")?;
+        walk(&core.disk, roots, Through::Cache, &mut marker).await.context(|| "marking what is in use")?;
         now = marker.now;
         for vdi in core.all_cores() {
             vdi.quiesce().await;
@@ -234,12 +234,12 @@ struct Marker<'a> {
 }
 
 impl Visit for Marker<'_> {
-    fn enter(&mut self, address: BlockAddress) -> bool {
+    fn enter(&mut self, address: BlockAddress, _place: Place) -> bool {
         self.now.nodes += 1;
         self.core.space.with_candidates(|candidates| candidates.visit(address)).unwrap_or(false)
     }
 
-    fn leaf(&mut self, node: &Node) -> Result<()> {
+    fn leaf(&mut self, node: &Node, _place: Place) -> Result<()> {
         self.core.space.with_candidates(|candidates| {
             for word in node.words() {
                 if let Some(address) = Entry::from_raw(*word).address() {

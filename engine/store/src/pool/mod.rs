@@ -30,12 +30,13 @@ use crate::{
     space::{Run, Space, Stamp},
     tree::DirtyCount,
     types::FilesystemState,
-    vdi::{self, VdiCore},
+    vdi::{self, VdiCore, replay},
+    walk::Roots,
 };
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, join_all};
 use parallax_format::{
     record::{Filesystem, Record, VdiRecord},
-    root::Evidence,
+    root::{Evidence, TreeRoot},
     superblock::{FORMAT_VERSION, incompat},
 };
 use parallax_lease::Membership;
@@ -99,6 +100,8 @@ pub(crate) struct PoolCore {
     background_checkpoint: AtomicBool,
     /// Held by the garbage collection under way.
     collecting: AsyncMutex<()>,
+    /// Held by the scrub under way.
+    pub(crate) scrubbing: AsyncMutex<()>,
 }
 
 /// Why a snapshot is held.
@@ -199,6 +202,30 @@ impl PoolCore {
     /// Whether somebody is taking this set right now.
     pub(crate) fn is_provisional(&self, set: Uuid) -> bool {
         self.provisional.lock().contains(&set)
+    }
+
+    /// Keeps the registry as it is on disk.
+    pub(crate) async fn hold_registry(&self) -> impl Drop + '_ {
+        self.registry.lock().await
+    }
+
+    /// Roots of a VDI as they are on disk: both of its root slots, or the tree that it was made from.
+    pub(crate) async fn durable_roots(&self, id: VdiId) -> Result<Roots> {
+        // Nobody opens or closes it meanwhile.
+        let _gate = self.gate.read().await;
+        let slot = self.slot(id);
+        let _still = slot.core.lock().await;
+        let record = self.record(id)?;
+        let Some(slots) = replay::state(&self.disk, &record).await? else {
+            let initial = TreeRoot { link: record.initial.root, depth: record.initial.depth.max(1) };
+            return Ok(Roots { maps: vec![initial], tables: Vec::new() });
+        };
+        let mut roots = Roots::default();
+        for slot in [Some(slots.newest), slots.older].into_iter().flatten() {
+            roots.maps.push(slot.map);
+            roots.tables.push(slot.table);
+        }
+        Ok(roots)
     }
 
     pub(crate) fn dirty_nodes(&self) -> u64 {

@@ -96,6 +96,7 @@ impl Pool {
             closed: false.into(),
             background_checkpoint: false.into(),
             collecting: tokio::sync::Mutex::new(()),
+            scrubbing: tokio::sync::Mutex::new(()),
         });
         let pool = Self { core };
         // Neither is worth a pool that does not open: what is left over stays allocated until the next collection.

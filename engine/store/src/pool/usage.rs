@@ -6,22 +6,11 @@ use crate::{
     disk::Disk,
     vdi::{replay, table},
 };
-use parallax_block::{BLOCK_SIZE, ErrorKind, Result};
+use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result};
 use parallax_format::{Entry, record::VdiRecord, root::TreeRoot};
 
-/// How often a walk is tried. It holds nothing back, so a node that it is about to read may be let go and used for
-/// something else; the check in its link tells. What fails every time is damaged.
-const TRIES: u32 = 4;
-
-async fn again_if_corrupt<T, F: Future<Output = Result<T>>>(walk: impl Fn() -> F) -> Result<T> {
-    for _ in 1..TRIES {
-        match walk().await {
-            Err(error) if error.kind() == ErrorKind::Corrupt => {}
-            other => return other,
-        }
-    }
-    walk().await
-}
+/// How often a walk is tried again because the pool needed the space that was held for it.
+const TRIES: u32 = 8;
 
 /// A subtree at a place: its link and the level of the node behind it.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +20,22 @@ struct At {
 }
 
 impl Pool {
+    /// Walks while nodes are kept as they are.
+    async fn held<T, F: Future<Output = Result<T>>>(&self, walk: impl Fn() -> F) -> Result<T> {
+        for _ in 1..TRIES {
+            let hold = self.core.space.hold_nodes();
+            match walk().await {
+                Err(error) if error.kind() == ErrorKind::Corrupt && !hold.stands() => {}
+                other => return other,
+            }
+        }
+        let text = "the pool is too full to tell how much space is used; free some space first";
+        Err(Error::new(ErrorKind::Busy, text))
+    }
+
     /// Space of a VDI; walks its tree as of its last checkpoint, after making one.
     pub async fn usage(&self, id: VdiId) -> Result<Usage> {
-        again_if_corrupt(|| self.usage_now(id)).await
+        self.held(|| self.usage_now(id)).await
     }
 
     async fn usage_now(&self, id: VdiId) -> Result<Usage> {
@@ -90,7 +92,7 @@ impl Pool {
     /// Compares with every snapshot of the VDI, with the VDI itself, and with every VDI that was cloned from it,
     /// directly or not; subtrees that are the same are skipped whole.
     pub async fn exclusive(&self, id: SnapshotId) -> Result<u64> {
-        again_if_corrupt(|| self.exclusive_now(id)).await
+        self.held(|| self.exclusive_now(id)).await
     }
 
     async fn exclusive_now(&self, id: SnapshotId) -> Result<u64> {

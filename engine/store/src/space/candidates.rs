@@ -1,15 +1,14 @@
 //! What a garbage collection may free: blocks that were allocated when it began and that nothing has taken,
 //! freed or reached since.
 
-use super::{ExtentMap, Run};
+use super::{ExtentMap, Run, blocks::BlockSet};
 use parallax_format::{BlockAddress, ExtentId, bitmap};
 use std::collections::BTreeMap;
 
 pub(crate) struct Candidates {
-    extent_blocks: u32,
     extents: BTreeMap<ExtentId, Vec<u64>>,
     /// Metadata nodes that were visited, candidates or not: shared subtrees are walked once.
-    visited: BTreeMap<ExtentId, Vec<u64>>,
+    visited: BlockSet,
 }
 
 impl Candidates {
@@ -24,7 +23,7 @@ impl Candidates {
                 (map.extent, words)
             })
             .collect();
-        Self { extent_blocks, extents, visited: BTreeMap::new() }
+        Self { extents, visited: BlockSet::new(extent_blocks) }
     }
 
     /// Takes blocks out: they are in use, or were freed by others.
@@ -41,15 +40,7 @@ impl Candidates {
     /// Marks a node as reached; `true` the first time.
     pub(crate) fn visit(&mut self, address: BlockAddress) -> bool {
         self.clear(address, 1);
-        let words = self
-            .visited
-            .entry(address.extent())
-            .or_insert_with(|| vec![0; self.extent_blocks.div_ceil(64) as usize]);
-        let Some(word) = words.get_mut(address.block() as usize / 64) else { return false };
-        let bit = 1 << (address.block() % 64);
-        let first = *word & bit == 0;
-        *word |= bit;
-        first
+        self.visited.insert(address)
     }
 
     /// Extents that are looked at.

@@ -1,5 +1,6 @@
 //! The bitmap of one claimed extent, in memory, and how far it is on disk.
 
+use super::Run;
 use crate::{
     disk::Disk,
     mutants::{self, Mutant},
@@ -129,6 +130,23 @@ impl ExtentMap {
 
     pub(crate) fn usable(&self) -> u32 {
         self.blocks - bitmap::first_usable(self.blocks)
+    }
+
+    /// Whether a block is allocated.
+    pub(crate) fn is_set(&self, block: u32) -> bool {
+        self.words.get(block as usize / 64).is_some_and(|word| word & (1 << (block % 64)) != 0)
+    }
+
+    /// Allocated runs of up to `longest` blocks each.
+    pub(crate) fn allocated(&self, longest: u32) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for block in (0..self.blocks).filter(|block| self.is_set(*block)) {
+            match runs.last_mut() {
+                Some(run) if run.start.block() + run.count == block && run.count < longest => run.count += 1,
+                _ => runs.extend(BlockAddress::new(self.extent, block).map(|start| Run { start, count: 1 })),
+            }
+        }
+        runs
     }
 
     pub(crate) fn words(&self) -> &[u64] {

@@ -15,11 +15,16 @@
 //! * Data never takes the last extents: a reserve stays for metadata, so that deletes, checkpoints and
 //!   garbage collection always find room.
 
+mod blocks;
 mod candidates;
 mod extent;
+mod hold;
+mod inner;
 
+pub(crate) use blocks::BlockSet;
 pub(crate) use candidates::Candidates;
 pub(crate) use extent::ExtentMap;
+use inner::{Inner, Look};
 
 use crate::{
     disk::Disk,
@@ -28,10 +33,7 @@ use crate::{
 use parallax_block::{Error, ErrorKind, Result};
 use parallax_format::{BlockAddress, ExtentId, bitmap, record::ExtentKind};
 use parking_lot::Mutex;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 use tokio::sync::Mutex as AsyncMutex;
 
 /// Runs that are put aside after failed writes, before the device counts as broken.
@@ -78,27 +80,6 @@ pub(crate) struct Space {
     inner: Mutex<Inner>,
     /// One writer of bitmap blocks at a time.
     writing: AsyncMutex<()>,
-}
-
-#[derive(Default)]
-struct Inner {
-    extents: BTreeMap<ExtentId, ExtentMap>,
-    /// The same extents in order of kind, then of free blocks.
-    shelves: BTreeSet<(ExtentKind, u32, ExtentId)>,
-    totals: Totals,
-    candidates: Option<Candidates>,
-    /// Freed while a garbage collection reads trees: given back when it ends.
-    postponed: Vec<Run>,
-    /// Cut loose, and being discarded on the device before they can be allocated again.
-    trimming: Vec<Run>,
-    /// Blocks of writes that failed and may land yet: allocated, and no candidates, until the pool is opened again.
-    quarantined: Vec<Run>,
-    /// A write has failed and may land yet: no epoch of this process that did not end in order proves anything.
-    doubts: bool,
-    /// Why no more space is given out: a bitmap could not be written, and the write may land yet, over a newer one.
-    broken: Option<Error>,
-    /// Rises when a cycle begins and when its sweep begins.
-    stamp: Stamp,
 }
 
 /// When a block was cut loose, in terms of garbage collections. Whoever frees a block proves with its stamp that
@@ -194,7 +175,7 @@ impl Space {
                 self.mark(&[run]).await?;
                 return Ok(run);
             }
-            claim.claim(kind).await?;
+            self.make_room(claim, kind).await?;
         }
         Err(Error::new(
             ErrorKind::OutOfSpace,
@@ -213,7 +194,7 @@ impl Space {
                     runs.push(run);
                 }
                 None => {
-                    if let Err(error) = claim.claim(ExtentKind::Metadata).await {
+                    if let Err(error) = self.make_room(claim, ExtentKind::Metadata).await {
                         self.give_back(&runs);
                         return Err(error);
                     }
@@ -222,6 +203,20 @@ impl Space {
         }
         self.mark(&runs).await?;
         Ok(runs.iter().flat_map(|run| (0..run.count).filter_map(|at| run.start.offset(at))).collect())
+    }
+
+    /// Claims an extent. What is held for the sake of walks is given back before metadata grows for it, or data finds
+    /// no room.
+    async fn make_room(&self, claim: &dyn Claim, kind: ExtentKind) -> Result<()> {
+        if kind == ExtentKind::Metadata && self.inner.lock().revoke_holds() {
+            return Ok(());
+        }
+        match claim.claim(kind).await {
+            Err(error) if error.kind() == ErrorKind::OutOfSpace => {
+                if self.inner.lock().revoke_holds() { Ok(()) } else { Err(error) }
+            }
+            other => other,
+        }
     }
 
     /// Writes the bitmap blocks that cover `runs`, unless a copy on the device already shows them.
@@ -283,6 +278,21 @@ impl Space {
         Ok(())
     }
 
+    /// Extents, in order.
+    pub(crate) fn extents(&self) -> Vec<ExtentId> {
+        self.inner.lock().extents.keys().copied().collect()
+    }
+
+    /// Allocated runs of an extent, its bitmaps included, of up to `longest` blocks each. Empty if it is gone.
+    pub(crate) fn allocated(&self, extent: ExtentId, longest: u32) -> Vec<Run> {
+        self.inner.lock().extents.get(&extent).map_or(Vec::new(), |map| map.allocated(longest))
+    }
+
+    /// Whether a block is allocated.
+    pub(crate) fn is_allocated(&self, address: BlockAddress) -> bool {
+        self.inner.lock().extents.get(&address.extent()).is_some_and(|map| map.is_set(address.block()))
+    }
+
     /// Marks blocks that replay found in use, whatever the bitmap says.
     pub(crate) fn adopt(&self, run: Run) {
         self.inner.lock().edit(run.start.extent(), |map| map.set(run.start.block(), run.count));
@@ -325,8 +335,8 @@ impl Space {
         self.inner.lock().stamp
     }
 
-    /// Returns blocks that nothing names any more and that were cut loose at `since` or later. While a garbage
-    /// collection reads trees, metadata is kept until it ends.
+    /// Returns blocks that nothing names any more and that were cut loose at `since` or later. While somebody walks
+    /// over trees, metadata is kept until they are done.
     pub(crate) fn free(&self, runs: &[Run], since: Stamp) {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
@@ -334,14 +344,9 @@ impl Space {
             return;
         }
         for run in runs {
-            let metadata =
-                inner.extents.get(&run.start.extent()).is_some_and(|map| map.kind == ExtentKind::Metadata);
-            if let Some(candidates) = &mut inner.candidates
-                && metadata
-                && !mutants::on(Mutant::GcReusesNodes)
-            {
-                candidates.clear(run.start, run.count);
-                inner.postponed.push(*run);
+            let collecting = inner.candidates.is_some() && !mutants::on(Mutant::GcReusesNodes);
+            if inner.is_metadata(*run) && (collecting || inner.holds.any()) {
+                inner.postpone(*run);
             } else {
                 inner.release(&[*run]);
             }
@@ -366,7 +371,13 @@ impl Space {
     pub(crate) fn release_held(&self, runs: &[Run]) {
         let mut inner = self.inner.lock();
         inner.trimming.retain(|held| !runs.contains(held));
-        inner.release(runs);
+        for run in runs {
+            if inner.holds.any() && inner.is_metadata(*run) {
+                inner.postpone(*run);
+            } else {
+                inner.release(&[*run]);
+            }
+        }
     }
 
     /// Begins a garbage collection: everything that is allocated now is a candidate.
@@ -377,7 +388,7 @@ impl Space {
         }
         inner.stamp.0 += 1;
         let mut candidates = Candidates::of(inner.extents.values(), self.disk.superblock.extent_blocks);
-        let kept = inner.trimming.iter().chain(&inner.quarantined);
+        let kept = inner.trimming.iter().chain(&inner.quarantined).chain(&inner.postponed);
         kept.for_each(|run| candidates.clear(run.start, run.count));
         inner.candidates = Some(candidates);
         true
@@ -397,8 +408,7 @@ impl Space {
     pub(crate) fn end_cycle(&self) {
         let mut inner = self.inner.lock();
         inner.candidates = None;
-        let postponed = std::mem::take(&mut inner.postponed);
-        inner.release(&postponed);
+        inner.release_postponed();
     }
 
     /// Takes what is still a candidate in the next extent after `after`; the caller gives it to
@@ -409,105 +419,5 @@ impl Space {
         let kind = inner.extents.get(&extent)?.kind;
         inner.trimming.extend_from_slice(&runs);
         Some((extent, runs, kind))
-    }
-}
-
-/// How many extents to look at.
-#[derive(Debug, Clone, Copy)]
-enum Look {
-    /// The fullest few that may do, and the emptiest.
-    Some,
-    /// Every one, before the pool is said to be full.
-    All,
-}
-
-impl Inner {
-    /// Extents of `kind` with at least `free` free blocks: partly filled ones first, so that empty ones can be
-    /// given back.
-    fn shelf(&self, kind: ExtentKind, free: u32, look: Look) -> Vec<ExtentId> {
-        const FEW: usize = 16;
-        let range = || {
-            let low = ExtentId::new(1).map(|extent| (kind, free, extent));
-            low.into_iter().flat_map(|low| self.shelves.range(low..)).take_while(move |(of, ..)| *of == kind)
-        };
-        match look {
-            Look::All => range().map(|(.., extent)| *extent).collect(),
-            Look::Some => {
-                let mut few: Vec<ExtentId> = range().take(FEW).map(|(.., extent)| *extent).collect();
-                few.extend(self.emptiest(kind).filter(|extent| !few.contains(extent)));
-                few
-            }
-        }
-    }
-
-    fn emptiest(&self, kind: ExtentKind) -> Option<ExtentId> {
-        let high = ExtentId::new(parallax_format::address::EXTENTS_MAX)?;
-        let (of, _, extent) = self.shelves.range(..=(kind, u32::MAX, high)).next_back()?;
-        (*of == kind).then_some(*extent)
-    }
-
-    /// Adds an extent to the shelves and totals, or takes it out.
-    fn count(&mut self, map: &ExtentMap, add: bool) {
-        let (free, used) = (u64::from(map.free()), u64::from(map.usable() - map.free()));
-        let place = (map.kind, map.free(), map.extent);
-        if add {
-            self.shelves.insert(place);
-        } else {
-            self.shelves.remove(&place);
-        }
-        let totals = match map.kind {
-            ExtentKind::Data => (&mut self.totals.data_free, &mut self.totals.data_used),
-            ExtentKind::Metadata => (&mut self.totals.metadata_free, &mut self.totals.metadata_used),
-            ExtentKind::System => return,
-        };
-        let apply =
-            |total: &mut u64, blocks: u64| *total = if add { *total + blocks } else { *total - blocks };
-        apply(totals.0, free);
-        apply(totals.1, used);
-    }
-
-    /// Changes a bitmap and keeps shelves and totals in step.
-    fn edit<T>(&mut self, extent: ExtentId, work: impl FnOnce(&mut ExtentMap) -> T) -> Option<T> {
-        let mut map = self.extents.remove(&extent)?;
-        self.count(&map, false);
-        let out = work(&mut map);
-        self.count(&map, true);
-        self.extents.insert(extent, map);
-        Some(out)
-    }
-
-    /// Gives out nothing any more.
-    fn break_off(&mut self, cause: &Error) -> Error {
-        let error = Error::new(
-            ErrorKind::Fenced,
-            format!(
-                "the pool has stopped giving out space after a failed write; restart parallaxd ({cause})"
-            ),
-        );
-        if self.broken.is_none() {
-            tracing::error!(%cause, "a bitmap could not be written: the pool gives out no more space");
-        }
-        self.broken.get_or_insert(error).clone()
-    }
-
-    fn release(&mut self, runs: &[Run]) {
-        for run in runs {
-            // What is put aside stays allocated, whoever lets go of it.
-            if self.quarantined.iter().any(|aside| aside.overlaps(*run)) {
-                continue;
-            }
-            let freed = self.edit(run.start.extent(), |map| map.clear(run.start.block(), run.count));
-            debug_assert!(
-                freed.is_none_or(|freed| freed == run.count),
-                "{} and {} more were free already",
-                run.start,
-                run.count - 1
-            );
-            if let Some(candidates) = &mut self.candidates
-                && !mutants::on(Mutant::GcFreesNewBlocks)
-            {
-                candidates.clear(run.start, run.count);
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@ mod hosts;
 mod journal;
 mod races;
 mod rig;
+mod scrub;
 mod snapshots;
 mod space;
 mod writes;
