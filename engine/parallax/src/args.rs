@@ -248,6 +248,14 @@ pub(crate) enum Command {
         repair: bool,
     },
 
+    /// Reads everything that is in use, also while volumes are busy, and names the volumes and bytes that cannot be
+    /// read. Never writes. Exit code: 0 clean, 1 damage found, 2 could not run.
+    Scrub {
+        /// Reads at most so much a second, such as 64M; `max` reads as fast as the device does.
+        #[arg(long, default_value = "64M", value_parser = rate)]
+        rate: Rate,
+    },
+
     /// Shows what is on a device, byte by byte where needed; never writes. Wants --pool.
     #[command(subcommand)]
     Inspect(InspectCommand),
@@ -376,6 +384,21 @@ pub(crate) struct BenchArguments {
     pub(crate) snapshots: u32,
 }
 
+/// Bytes a second; 0 is as fast as it goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate(pub(crate) u64);
+
+fn rate(text: &str) -> Result<Rate, String> {
+    if text == "max" {
+        return Ok(Rate(0));
+    }
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(0)) => Err("more than nothing, or max".to_owned()),
+        Ok(ByteSize(bytes)) => Ok(Rate(bytes)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// A time as a number of seconds, fractions too.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
@@ -440,6 +463,9 @@ mod tests {
             "parallax attachments",
             "parallax gc",
             "parallax check --json --pool /dev/sdb",
+            "parallax scrub",
+            "parallax scrub --rate max",
+            "parallax scrub --rate 100M --json",
             "parallax --pool /dev/sdb inspect superblock",
             "parallax --pool p inspect radix db --depth 2",
             "parallax bench --size 64M --seconds 1",

@@ -17,7 +17,7 @@ mod time;
 
 use args::{Arguments, Command, PoolCommand};
 use clap::Parser;
-use commands::{check, device, evict, export, gc, import, pool, shell, snapshots, tree, volumes};
+use commands::{check, device, evict, export, gc, import, pool, scrub, shell, snapshots, tree, volumes};
 use failure::{FAILED, Failure, Outcome};
 use output::Output;
 use session::Session;
@@ -27,8 +27,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let json = arguments.json;
     // Checking has its own code for not having run, so that a script never takes that for damage.
-    let failed =
-        if matches!(arguments.command, Command::Check { .. }) { check::COULD_NOT_RUN } else { FAILED };
+    let failed = if matches!(arguments.command, Command::Check { .. } | Command::Scrub { .. }) {
+        check::COULD_NOT_RUN
+    } else {
+        FAILED
+    };
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -59,6 +62,7 @@ async fn run(Arguments { place, json, command }: Arguments) -> Outcome<u8> {
     let output = Output { json };
     match command {
         Command::Check { repair } => return check::run(&place, output, repair).await,
+        Command::Scrub { rate } => return scrub::run(&place, output, rate).await,
         Command::Completions { shell } => {
             shell::completions(shell);
             return Ok(0);
@@ -114,6 +118,7 @@ async fn with_pool(session: &Session, output: Output, command: Command) -> Outco
         Command::Attachments => device::list(session, output).await,
         Command::Gc => gc::run(session, output).await,
         Command::Check { .. }
+        | Command::Scrub { .. }
         | Command::Inspect(_)
         | Command::Bench(_)
         | Command::Completions { .. }

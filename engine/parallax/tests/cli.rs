@@ -292,12 +292,45 @@ fn without_a_daemon_the_error_says_how_to_go_on() {
 }
 
 #[test]
+fn a_scrub_reads_everything_and_names_what_rotted_under_a_daemon() {
+    let world = World::by_daemon();
+    let image = world.path("data.img");
+    fs::write(&image, vec![7u8; 8 << 20]).unwrap();
+    world.good(&["import", &world.text("data.img"), "db"]);
+    world.good(&["snapshot", "db"]);
+    world.good(&["create", "other", "--size", "64M"]);
+    let report = world.json(&["scrub", "--rate", "max"]);
+    assert_eq!(report["clean"], true, "{report}");
+    assert!(report["bytes_read"].as_u64().unwrap() >= 8 << 20, "{report}");
+    assert!(report["nodes_verified"].as_u64().unwrap() >= 4, "{report}");
+    assert!(world.good(&["scrub"]).contains("clean: "));
+    let refused = world.run(&["scrub", "--rate", "0"]);
+    assert!(said(&refused).contains("more than nothing"), "{}", said(&refused));
+
+    // A node is the only block without a name that is neither zero nor the image's.
+    let bytes = fs::read(world.path("pool.img")).unwrap();
+    let plain = |block: &[u8]| block.iter().all(|byte| *byte == block[0]) || block[..4] == *b"PLX1";
+    let file = fs::OpenOptions::new().write(true).open(world.path("pool.img")).unwrap();
+    for (number, block) in bytes.chunks(BLOCK_SIZE).enumerate().filter(|(_, block)| !plain(block)) {
+        file.write_all_at(&[block[9] ^ 4], (number * BLOCK_SIZE + 9) as u64).unwrap();
+    }
+    let scrubbed = world.run(&["scrub", "--json"]);
+    assert_eq!(scrubbed.status.code(), Some(1), "{}", said(&scrubbed));
+    let report: Value = serde_json::from_slice(&scrubbed.stdout).unwrap();
+    let found = &report["findings"][0];
+    assert_eq!((&found["kind"], &found["volumes"][0]), (&"node".into(), &"db".into()), "{report}");
+    assert!(found["detail"].as_str().unwrap().contains("bytes "), "{report}");
+}
+
+#[test]
 fn a_check_that_cannot_run_is_not_damage() {
     let world = World { directory: TempDir::new().unwrap(), by_daemon: None };
     let missing = world.program(&["--pool", "missing.img", "check"]);
     assert_eq!(missing.status.code(), Some(2), "{}", said(&missing));
-    let nobody = world.program(&["--socket", "/nonexistent/d.sock", "check"]);
-    assert_eq!(nobody.status.code(), Some(2), "{}", said(&nobody));
+    for command in ["check", "scrub"] {
+        let nobody = world.program(&["--socket", "/nonexistent/d.sock", command]);
+        assert_eq!(nobody.status.code(), Some(2), "{}", said(&nobody));
+    }
 }
 
 #[test]

@@ -33,11 +33,11 @@ struct Report {
 }
 
 #[derive(Serialize)]
-struct FindingView {
-    severity: String,
-    kind: String,
-    detail: String,
-    volumes: Vec<String>,
+pub(super) struct FindingView {
+    pub(super) severity: String,
+    pub(super) kind: String,
+    pub(super) detail: String,
+    pub(super) volumes: Vec<String>,
 }
 
 /// Checks and shows; the exit code.
@@ -60,19 +60,7 @@ pub(crate) async fn run(place: &Place, output: Output, repair: bool) -> Outcome<
 }
 
 fn text(report: &Report) -> String {
-    let rows = report.findings.iter().map(|finding| {
-        vec![
-            finding.severity.clone(),
-            finding.kind.clone(),
-            finding.detail.clone(),
-            finding.volumes.join(", "),
-        ]
-    });
-    let list = if report.findings.is_empty() {
-        String::new()
-    } else {
-        table(&["severity", "kind", "what", "volumes"], rows)
-    };
+    let list = listed(&report.findings);
     let verdict = match (report.damage, report.leaks) {
         (0, 0) => "clean".to_owned(),
         (0, leaks) => format!("clean; {leaks} leaks, which `parallax gc` brings back"),
@@ -80,6 +68,19 @@ fn text(report: &Report) -> String {
     };
     let mended: String = report.mended.iter().map(|what| format!("mended: {what}\n")).collect();
     mended + &list + &verdict
+}
+
+/// A table of findings; nothing if there are none.
+pub(super) fn listed(findings: &[FindingView]) -> String {
+    let rows = findings.iter().map(|finding| {
+        vec![
+            finding.severity.clone(),
+            finding.kind.clone(),
+            finding.detail.clone(),
+            finding.volumes.join(", "),
+        ]
+    });
+    if findings.is_empty() { String::new() } else { table(&["severity", "kind", "what", "volumes"], rows) }
 }
 
 async fn alone(path: &Path, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
@@ -138,6 +139,17 @@ async fn mend(path: &Path, place: &Place, bar: &ProgressBar) -> Outcome<(Vec<Fin
     Ok((repaired.left.into_iter().map(FindingView::from).collect(), repaired.mended))
 }
 
+impl From<v1::Finding> for FindingView {
+    fn from(finding: v1::Finding) -> Self {
+        Self {
+            severity: finding.severity,
+            kind: finding.kind,
+            detail: finding.detail,
+            volumes: finding.volumes,
+        }
+    }
+}
+
 impl From<Finding> for FindingView {
     fn from(finding: Finding) -> Self {
         let severity = match finding.severity {
@@ -164,12 +176,7 @@ async fn by_daemon(place: &Place, bar: &ProgressBar) -> Outcome<Vec<FindingView>
         bar.set_length(step.total);
         bar.set_position(step.done);
         finished = step.finished;
-        findings.extend(step.findings.into_iter().map(|finding| FindingView {
-            severity: finding.severity,
-            kind: finding.kind,
-            detail: finding.detail,
-            volumes: finding.volumes,
-        }));
+        findings.extend(step.findings.into_iter().map(FindingView::from));
     }
     session.close().await?;
     if finished { Ok(findings) } else { Err(Failure::new("the check ended before it had seen everything")) }

@@ -7,6 +7,7 @@ pub(crate) mod export;
 pub(crate) mod gc;
 pub(crate) mod import;
 pub(crate) mod pool;
+pub(crate) mod scrub;
 pub(crate) mod shell;
 pub(crate) mod snapshots;
 pub(crate) mod tree;

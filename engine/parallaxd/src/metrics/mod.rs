@@ -7,10 +7,10 @@ pub mod http;
 pub mod scrape;
 pub mod volume;
 
-use parallax_store::GcProgress;
+use parallax_store::{GcProgress, ScrubReport, Severity};
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// Counts of the control plane.
@@ -34,6 +34,12 @@ pub struct Metrics {
     pub collected_bytes: AtomicU64,
     /// Time that collections took, in milliseconds.
     pub collection_milliseconds: AtomicU64,
+    /// Bytes that scrubs have read.
+    pub scrubbed_bytes: AtomicU64,
+    /// When the last scrub came to its end, in seconds since 1970; 0 if none has since the daemon began.
+    pub scrub_ended: AtomicU64,
+    /// Findings of damage of the last scrub.
+    pub scrub_damage: AtomicU64,
     /// Whether the pool's device did not answer the last probe.
     pub device_failing: AtomicBool,
 }
@@ -48,6 +54,16 @@ impl Metrics {
     pub fn snapshots(&self, count: usize, took: Duration) {
         Self::add(&self.snapshots_taken, count as u64);
         Self::add(&self.snapshot_nanoseconds, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// A scrub ended; one that was stopped or failed says nothing.
+    pub fn scrubbed(&self, report: Option<&ScrubReport>) {
+        let Some(report) = report else { return };
+        let damage = report.findings.iter().filter(|finding| finding.severity == Severity::Damage).count();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::add(&self.scrubbed_bytes, report.bytes);
+        self.scrub_damage.store(damage as u64, Ordering::Relaxed);
+        self.scrub_ended.store(now.as_secs(), Ordering::Relaxed);
     }
 
     /// A collection ended.

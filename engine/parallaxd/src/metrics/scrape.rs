@@ -73,6 +73,18 @@ impl Figures {
             ("pool_metadata", "Space allocated to metadata", Some(Unit::Bytes), info.metadata_used),
             ("pool_extents_free", "Extents that nobody has claimed", None, info.extents_free),
             ("pool_device_up", "Whether the pool's device answered the last probe", None, up),
+            (
+                "scrub_damage",
+                "Findings of damage of the last scrub",
+                None,
+                self.metrics.scrub_damage.load(Ordering::Relaxed),
+            ),
+            (
+                "scrub_ended_timestamp",
+                "When the last scrub ended, since 1970; 0 if none has since the start",
+                Some(Unit::Seconds),
+                self.metrics.scrub_ended.load(Ordering::Relaxed),
+            ),
             ("volumes", "Volumes in the pool", None, live),
             ("snapshots", "Live snapshots in the pool", None, snapshots),
             ("volumes_open", "Volumes and snapshots open on this node", None, self.openings.len() as u64),
@@ -98,6 +110,7 @@ impl Figures {
             ("gc_runs", "Garbage collections that ended well", &metrics.collections),
             ("gc_failures", "Garbage collections that failed", &metrics.collections_failed),
             ("gc_freed_bytes", "Space that collections brought back", &metrics.collected_bytes),
+            ("scrub_bytes", "Bytes that scrubs have read", &metrics.scrubbed_bytes),
             ("gc_milliseconds", "Time that collections took", &metrics.collection_milliseconds),
         ] {
             encoder

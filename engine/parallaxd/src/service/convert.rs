@@ -3,8 +3,8 @@
 use parallax_api::v1;
 use parallax_block::{Error, Result};
 use parallax_store::{
-    DiffExtent, FilesystemState, Finding, GcProgress, Name, PoolInfo, Publication, Severity, SnapshotInfo,
-    Usage, VdiInfo,
+    DiffExtent, FilesystemState, Finding, GcProgress, Name, PoolInfo, Publication, ScrubProgress, Severity,
+    SnapshotInfo, Usage, VdiInfo,
 };
 use std::path::Path;
 
@@ -120,6 +120,18 @@ pub(super) fn gc(step: GcProgress) -> v1::GcProgress {
         freed_data_bytes: step.freed_data,
         freed_metadata_bytes: step.freed_metadata,
         nodes_visited: step.nodes,
+    }
+}
+
+pub(super) fn scrub(step: ScrubProgress) -> v1::ScrubProgress {
+    v1::ScrubProgress {
+        phase: step.phase.to_owned(),
+        done: step.done,
+        total: step.total,
+        bytes_read: step.bytes,
+        nodes_verified: step.nodes,
+        bad_blocks: step.bad,
+        ..Default::default()
     }
 }
 

@@ -3,6 +3,7 @@
 //! One file for each subject; this one only maps calls to them.
 
 mod pool;
+mod scrub;
 mod snapshots;
 mod volumes;
 
@@ -163,5 +164,14 @@ impl Manager for ManagerService {
         _: Request<v1::CheckPoolRequest>,
     ) -> Result<Response<Self::CheckPoolStream>, Status> {
         Ok(Response::new(pool::check(&self.0)))
+    }
+
+    type ScrubPoolStream = Stream<v1::ScrubProgress>;
+
+    async fn scrub_pool(
+        &self,
+        request: Request<v1::ScrubPoolRequest>,
+    ) -> Result<Response<Self::ScrubPoolStream>, Status> {
+        Ok(Response::new(scrub::run(&self.0, request.into_inner())))
     }
 }
