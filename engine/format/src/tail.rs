@@ -9,6 +9,9 @@
 //! `start` is the ring offset (never wrapped; position = offset modulo capacity) of record `record`. Entries
 //! follow in order of record; the first that does not verify ends the tail. Memory of the same boot is not
 //! torn by a crash of the process, but a process may die between two stores: hence two headers and a crc each.
+//!
+//! A header with the other magic is doubtful: a flush of the device has failed since, so of what the tail names the
+//! data may be gone.
 
 use crate::{
     PoolSalt,
@@ -26,6 +29,7 @@ pub const RING: u64 = 128;
 pub const ENTRY_HEADER: usize = 16;
 
 const MAGIC: u32 = 0x5450_4c58;
+const MAGIC_DOUBTFUL: u32 = 0x4450_4c58;
 
 /// Where a tail starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub struct TailHeader {
     pub start: u64,
     /// Its record number.
     pub record: u64,
+    /// A flush of the device has failed in this epoch.
+    pub doubtful: bool,
 }
 
 impl TailHeader {
@@ -52,7 +58,7 @@ impl TailHeader {
         w.u64(self.start);
         w.u64(self.record);
         let mut block = Writer::default();
-        block.u32(MAGIC);
+        block.u32(if self.doubtful { MAGIC_DOUBTFUL } else { MAGIC });
         block.u32(crc32c(salt, &[&w.0]));
         block.raw(&w.0);
         block.0
@@ -63,7 +69,8 @@ impl TailHeader {
         let mut r = Reader::new(bytes, "tail header");
         let (magic, crc) = (r.u32()?, r.u32()?);
         let body = r.take(56)?;
-        if magic != MAGIC || crc32c(salt, &[body]) != crc {
+        let doubtful = magic == MAGIC_DOUBTFUL;
+        if (magic != MAGIC && !doubtful) || crc32c(salt, &[body]) != crc {
             return Err(Error::corrupt("the tail's header does not verify"));
         }
         let mut r = Reader::new(body, "tail header");
@@ -73,6 +80,7 @@ impl TailHeader {
             epoch: Epoch::from_bits(r.u64()?),
             start: r.u64()?,
             record: r.u64()?,
+            doubtful,
         })
     }
 }

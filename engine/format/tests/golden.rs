@@ -327,9 +327,12 @@ fn radix_node_and_the_check_in_its_link() {
 
 #[test]
 fn tail_header_and_entry() {
-    let header = TailHeader { boot: BOOT, vdi: VDI, epoch: EPOCH, start: 4_096, record: 9_001 };
+    let header =
+        TailHeader { boot: BOOT, vdi: VDI, epoch: EPOCH, start: 4_096, record: 9_001, doubtful: false };
     let bytes = golden("tail-header", &header.encode(SALT));
     assert_eq!(TailHeader::decode(&bytes, SALT).unwrap(), header);
+    let doubtful = TailHeader { doubtful: true, ..header };
+    assert_eq!(TailHeader::decode(&doubtful.encode(SALT), SALT).unwrap(), doubtful);
 
     let mut record = Writer::default();
     journal_records()[0].encode(&mut record);

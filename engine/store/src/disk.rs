@@ -17,7 +17,10 @@ use parallax_block::{
 };
 use parallax_format::{BlockAddress, Entry, ExtentId, Node, PoolSalt, superblock::Superblock};
 use parking_lot::{Mutex, RwLock};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 pub(crate) struct Disk {
     pub(crate) device: Arc<dyn BlockDevice>,
@@ -28,6 +31,8 @@ pub(crate) struct Disk {
     flushes: Arc<Rounds>,
     /// Why no flush succeeds any more.
     lost: Arc<Mutex<Option<Error>>>,
+    /// Told when that happens.
+    when_lost: Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>,
 }
 
 impl Disk {
@@ -45,6 +50,7 @@ impl Disk {
             positions: RwLock::default(),
             flushes: Arc::default(),
             lost: Arc::default(),
+            when_lost: Arc::default(),
         }
     }
 
@@ -120,12 +126,23 @@ impl Disk {
         result.context(|| format!("writing block #{block}"))
     }
 
+    /// Whether a flush has failed.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.lock().is_some()
+    }
+
+    /// Has `tell` called when a flush fails for the first time. Once.
+    pub(crate) fn when_lost(&self, tell: impl Fn() + Send + Sync + 'static) {
+        // Set once, by the pool that opens the disk.
+        let _ = self.when_lost.set(Box::new(tell));
+    }
+
     /// Makes every completed write durable; shared with whoever asks meanwhile.
     pub(crate) async fn flush(&self) -> Result<()> {
-        let (device, lost) = (self.device.clone(), self.lost.clone());
+        let (device, lost, told) = (self.device.clone(), self.lost.clone(), self.when_lost.clone());
         self.flushes
             .join(&self.runtime, move || {
-                let (device, lost) = (device.clone(), lost.clone());
+                let (device, lost, told) = (device.clone(), lost.clone(), told.clone());
                 Box::pin(async move {
                     let before = lost.lock().clone().filter(|_| !mutants::on(Mutant::FailedFlushRetried));
                     before.map_or(Ok(()), Err)?;
@@ -134,6 +151,9 @@ impl Disk {
                         tracing::error!(%error, "the device failed to flush: nothing is acknowledged any more");
                         let text = format!("an earlier flush of the pool's device failed; restart parallaxd ({error})");
                         *lost.lock() = Some(Error::new(ErrorKind::Fenced, text));
+                        if let Some(tell) = told.get() {
+                            tell();
+                        }
                     }
                     result
                 })

@@ -47,7 +47,7 @@ pub use parallax_format::{
 pub use pool::{Counters, Pool, VDI_SIZE_MAX, recognise};
 pub use scrub::{ScrubOptions, ScrubProgress, ScrubReport};
 pub use types::*;
-pub use vdi::Continuity;
+pub use vdi::{Continuity, Kept};
 
 use parallax_block::Runtime;
 use std::sync::Arc;

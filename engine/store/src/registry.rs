@@ -122,10 +122,19 @@ impl Area {
     pub(crate) async fn find(disk: &Disk) -> Result<(AreaHeader, Known)> {
         let mut headers = Vec::new();
         for slot in 0..disk.superblock.host_slots {
+            let (before, mut unreadable) = (headers.len(), None);
             for copy in 0..2 {
                 let at = disk.superblock.host_group(slot) + host::AREA_HEADER + copy;
-                let bytes = disk.read_physical(at).await?;
-                headers.extend(AreaHeader::decode(&bytes, at, disk.salt()).ok());
+                match disk.read_physical(at).await {
+                    Ok(bytes) => headers.extend(AreaHeader::decode(&bytes, at, disk.salt()).ok()),
+                    Err(error) => unreadable = Some(error),
+                }
+            }
+            // Its copy may do instead. If that does not either, the newest header of all may have been here.
+            if headers.len() == before
+                && let Some(error) = unreadable
+            {
+                return Err(error);
             }
         }
         headers.sort_by_key(|header| header.id);

@@ -12,7 +12,7 @@
 use super::{Attached, Attachment, Handle, Opening, Openings, Target, blocking, guard};
 use parallax_block::{BlockDevice, Error, ErrorKind, Result, Runtime};
 use parallax_export::loop_export::{ExportKey, Limits, LoopAttachment, LoopExports, Note, Parked};
-use parallax_store::{Continuity, Epoch, SnapshotId, VdiId};
+use parallax_store::{Continuity, Epoch, Kept, SnapshotId, VdiId};
 use std::{collections::BTreeMap, path::PathBuf, str::FromStr, sync::Arc};
 
 /// Note of what is not resumed any more.
@@ -59,12 +59,15 @@ impl Seen {
             Some(_) => return lost("somebody else opened the volume while no daemon served it"),
             None => return lost("the volume is older than what its users have seen"),
         }
-        if !continuity.complete {
-            return lost(
+        match continuity.kept {
+            Kept::Everything => Ok(()),
+            Kept::Flushed => lost(
                 "writes that were acknowledged and not flushed are gone: the tail in shared memory is missing",
-            );
+            ),
+            Kept::Doubtful => lost(
+                "writes that were acknowledged and not flushed may be gone: a flush of the pool's device failed",
+            ),
         }
-        Ok(())
     }
 }
 
@@ -178,8 +181,8 @@ mod tests {
         Epoch { grant, open }
     }
 
-    fn opened_after(previous: Option<Epoch>, complete: bool) -> Continuity {
-        Continuity { epoch: epoch(99, 1), previous, complete }
+    fn opened_after(previous: Option<Epoch>, kept: Kept) -> Continuity {
+        Continuity { epoch: epoch(99, 1), previous, kept }
     }
 
     #[test]
@@ -192,26 +195,31 @@ mod tests {
     #[test]
     fn a_volume_that_nobody_else_opened_is_resumed() {
         let seen = Seen { epoch: epoch(4, 1), tries: 1 };
-        seen.allows(opened_after(Some(epoch(4, 1)), true)).unwrap();
+        seen.allows(opened_after(Some(epoch(4, 1)), Kept::Everything)).unwrap();
         // Two daemons before this one began an epoch each and died before they said so.
         let seen = Seen { tries: 3, ..seen };
-        seen.allows(opened_after(Some(epoch(6, 1)), true)).unwrap();
-        seen.allows(opened_after(Some(epoch(4, 3)), true)).unwrap();
+        seen.allows(opened_after(Some(epoch(6, 1)), Kept::Everything)).unwrap();
+        seen.allows(opened_after(Some(epoch(4, 3)), Kept::Everything)).unwrap();
     }
 
     #[test]
     fn a_volume_that_changed_meanwhile_is_never_resumed() {
         let seen = Seen { epoch: epoch(4, 2), tries: 1 };
         for previous in [Some(epoch(5, 1)), Some(epoch(4, 3)), Some(epoch(4, 1)), Some(epoch(3, 9)), None] {
-            let refused = seen.allows(opened_after(previous, true)).unwrap_err();
+            let refused = seen.allows(opened_after(previous, Kept::Everything)).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Fenced, "{previous:?}");
         }
     }
 
     #[test]
-    fn a_volume_whose_tail_is_gone_is_never_resumed() {
+    fn a_volume_that_may_have_lost_writes_is_never_resumed() {
         let seen = Seen { epoch: epoch(4, 2), tries: 1 };
-        let refused = seen.allows(opened_after(Some(epoch(4, 2)), false)).unwrap_err();
-        assert!(refused.to_string().contains("acknowledged and not flushed"), "{refused}");
+        for (kept, why) in
+            [(Kept::Flushed, "the tail in shared memory is missing"), (Kept::Doubtful, "a flush")]
+        {
+            let refused = seen.allows(opened_after(Some(epoch(4, 2)), kept)).unwrap_err();
+            assert!(refused.to_string().contains("acknowledged and not flushed"), "{refused}");
+            assert!(refused.to_string().contains(why), "{refused}");
+        }
     }
 }

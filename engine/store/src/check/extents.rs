@@ -78,8 +78,8 @@ impl Check<'_> {
         let mut newest: Option<(BitmapBlock, u64)> = None;
         for copy in 0..2 {
             let at = bitmap::location(extent, self.superblock.extent_blocks, index, copy);
-            let bytes = self.disk.read_block(at).await?;
-            match BitmapBlock::decode(&bytes, at, self.disk.salt()) {
+            let bytes = self.disk.read_block(at).await;
+            match bytes.and_then(|bytes| BitmapBlock::decode(&bytes, at, self.disk.salt())) {
                 Ok((block, sequence)) if block.birth == birth => {
                     if newest
                         .as_ref()

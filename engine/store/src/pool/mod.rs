@@ -336,6 +336,10 @@ impl PoolCore {
                 self.opened.fetch_add(1, SeqCst);
                 *core = Some(open.clone());
                 *slot.open.lock() = Some(open.clone());
+                if self.disk.is_lost() {
+                    // Whoever was told went by before this one could be seen.
+                    open.doubt();
+                }
                 slot.users.fetch_add(1, SeqCst);
                 Ok(open)
             }

@@ -98,6 +98,11 @@ impl Pool {
             collecting: tokio::sync::Mutex::new(()),
             scrubbing: tokio::sync::Mutex::new(()),
         });
+        let weak = Arc::downgrade(&core);
+        core.disk.when_lost(move || {
+            let cores = weak.upgrade().map_or(Vec::new(), |core| core.all_cores());
+            cores.iter().for_each(|vdi| vdi.doubt());
+        });
         let pool = Self { core };
         // Neither is worth a pool that does not open: what is left over stays allocated until the next collection.
         if let Err(error) = pool.bury_headless().await {

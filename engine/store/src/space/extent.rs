@@ -5,7 +5,7 @@ use crate::{
     disk::Disk,
     mutants::{self, Mutant},
 };
-use parallax_block::Result;
+use parallax_block::{ErrorKind, Result};
 use parallax_format::{
     BlockAddress, ExtentId,
     bitmap::{self, BitmapBlock},
@@ -50,7 +50,7 @@ impl ExtentMap {
     }
 
     /// Reads the newest valid copies from disk. Claiming writes both copies, so one that does not verify is
-    /// torn or damaged, and may have been the newer: then `damaged` lists the bitmap block, and all of its
+    /// torn or damaged or cannot be read, and may have been the newer: then `damaged` lists the bitmap block, and all of its
     /// blocks count as allocated until garbage collection has found out which are.
     pub(crate) async fn load(
         disk: &Disk,
@@ -66,8 +66,8 @@ impl ExtentMap {
             let mut strange = 0;
             for copy in 0..2 {
                 let at = bitmap::location(extent, blocks, index, copy);
-                let bytes = disk.read_block(at).await?;
-                match BitmapBlock::decode(&bytes, at, disk.salt()) {
+                let bytes = disk.read_block(at).await;
+                match bytes.and_then(|bytes| BitmapBlock::decode(&bytes, at, disk.salt())) {
                     Ok((block, sequence)) if block.birth == birth => {
                         let rank = |block: &BitmapBlock, sequence| (block.incarnation, sequence);
                         if newest.as_ref().is_none_or(|(old, s)| rank(old, *s) < rank(&block, sequence)) {
@@ -75,7 +75,8 @@ impl ExtentMap {
                         }
                     }
                     Ok(_) => {}
-                    Err(_) => strange += 1,
+                    Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => strange += 1,
+                    Err(error) => return Err(error),
                 }
             }
             if let Some((block, sequence)) = newest {

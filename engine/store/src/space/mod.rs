@@ -213,7 +213,11 @@ impl Space {
         }
         match claim.claim(kind).await {
             Err(error) if error.kind() == ErrorKind::OutOfSpace => {
-                if self.inner.lock().revoke_holds() { Ok(()) } else { Err(error) }
+                if self.inner.lock().revoke_holds() {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
             }
             other => other,
         }

@@ -74,9 +74,20 @@ pub struct Continuity {
     pub epoch: Epoch,
     /// The epoch before, if there was one.
     pub previous: Option<Epoch>,
-    /// Everything that was acknowledged in the epoch before is here, flushed or not: it was released in order, or its
-    /// tail was found. If not, whoever wrote then must not go on as if nothing had happened.
-    pub complete: bool,
+    /// Of what was acknowledged in the epoch before, flushed or not.
+    pub kept: Kept,
+}
+
+/// How much of an epoch is left when the next begins. Unless it is everything, whoever wrote then must not go on as if
+/// nothing had happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It was released in order, or its tail was found.
+    Everything,
+    /// What was flushed: the machine was started anew, or somebody took the tail away.
+    Flushed,
+    /// What was flushed for certain, and of the rest nobody knows: a flush of the device had failed.
+    Doubtful,
 }
 
 pub(crate) struct VdiCore {
@@ -207,10 +218,22 @@ impl VdiCore {
         error
     }
 
+    /// A flush of the device has failed: what was acknowledged and not flushed may be gone, whoever asked for the flush.
+    pub(crate) fn doubt(&self) {
+        if let Some(tail) = &mut self.mapping.write().tail
+            && let Err(error) = tail.doubt()
+        {
+            tracing::error!(vdi = %self.id, %error, "the tail cannot say that unflushed writes are in doubt");
+        }
+    }
+
     /// Stops new I/O for good, with the reason that later callers are told.
     pub(crate) fn stop(&self, reason: &str) {
         let error = Error::new(ErrorKind::Fenced, format!("volume {}: {reason}", self.id));
         self.mapping.write().failed.get_or_insert(error);
+        if self.pool.disk.is_lost() {
+            self.doubt();
+        }
     }
 
     /// Admits a request of a caller, unless its handle is detached or the volume is being released.

@@ -10,7 +10,7 @@
 //! An epoch without a valid slot never existed: a crash before the first of the two leaves the old state.
 
 use super::{
-    Continuity, Mapping, Mode, Roots, VdiCore,
+    Continuity, Kept, Mapping, Mode, Roots, VdiCore,
     journal::{Group, JournalWriter},
     lookup::Finder,
     replay::{self, Slots},
@@ -52,8 +52,8 @@ struct Adopted {
     tail: Option<Epoch>,
     /// Grant under which the state was found.
     grant: Option<Grant>,
-    /// Whether everything that was acknowledged in the epoch before is here.
-    complete: bool,
+    /// How much of the epoch before is here.
+    kept: Kept,
 }
 
 /// Opens `id` for this incarnation.
@@ -76,10 +76,10 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
         tail: old_tail,
         grant,
         record: next_record,
-        complete,
+        kept,
         ..
     } = adopted;
-    let continuity = Continuity { epoch, previous: previous.map(|(epoch, _)| epoch), complete };
+    let continuity = Continuity { epoch, previous: previous.map(|(epoch, _)| epoch), kept };
     let tail_key = tail::key(pool.disk.superblock.uuid, record.id, epoch);
     let new_tail = || {
         let uuid = pool.disk.superblock.uuid;
@@ -87,7 +87,7 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
     };
     // Before the first slot: a crash between the two must not look like a tail that was lost. After the last one, if
     // one was lost: that must not look as if none were.
-    let mut writer = if complete { Some(new_tail()?) } else { None };
+    let mut writer = if kept == Kept::Everything { Some(new_tail()?) } else { None };
     let core = Arc::new_cyclic(|me| VdiCore {
         me: me.clone(),
         pool: pool_ref,
@@ -208,7 +208,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
             segments: Vec::new(),
             tail: None,
             grant: None,
-            complete: true,
+            kept: Kept::Everything,
         });
     };
     let mut state = mapping(pool, newest.map, newest.table, newest.size);
@@ -217,7 +217,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
     state.snapshots = newest.snapshots;
     let (mut group, mut next_record) = (newest.replay.group - 1, newest.replay.record);
     let mut segments = Vec::new();
-    let mut complete = true;
+    let mut kept = Kept::Everything;
     if !newest.released {
         let journal = replay::replay(disk, record.id, newest.epoch, newest.replay, durable_group).await?;
         (group, next_record) = (journal.last_group, journal.next_record);
@@ -233,13 +233,17 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
             disk.salt(),
         )?;
         match tail {
-            Some(records) => {
-                next_record += records.len() as u64;
-                apply(pool, &mut state, records).await?;
+            Some(found) => {
+                next_record += found.records.len() as u64;
+                apply(pool, &mut state, found.records).await?;
+                if found.doubtful {
+                    tracing::warn!(vdi = %record.id, "a flush had failed: unflushed writes may be gone");
+                    kept = Kept::Doubtful;
+                }
             }
             None => {
                 tracing::debug!(vdi = %record.id, "no tail of this boot: unflushed writes are gone");
-                complete = false;
+                kept = Kept::Flushed;
             }
         }
     }
@@ -293,7 +297,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
         segments,
         tail: Some(newest.epoch),
         grant: Some(grant),
-        complete,
+        kept,
     })
 }
 

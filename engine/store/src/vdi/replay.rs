@@ -8,7 +8,7 @@ use crate::{
     disk::Disk,
     mutants::{self, Mutant},
 };
-use parallax_block::{Error, Result};
+use parallax_block::{Error, ErrorKind, Result};
 use parallax_format::{
     BlockAddress,
     journal::{self, BlockHeader, JournalRecord, SEGMENT_BLOCKS},
@@ -31,9 +31,19 @@ pub(crate) struct Slots {
 /// Slots of a grant of which at least one is valid.
 pub(crate) async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<Option<Slots>> {
     let mut valid = Vec::new();
+    let mut unreadable = None;
     for index in 0..SLOTS {
         let at = grant.slots.offset(index).ok_or_else(|| Error::corrupt("root slots leave their extent"))?;
-        let bytes = disk.read_block(at).await?;
+        let bytes = match disk.read_block(at).await {
+            Ok(bytes) => bytes,
+            // The other says the same, as it does when this one is torn.
+            Err(error) if error.kind() == ErrorKind::Io => {
+                tracing::warn!(%vdi, %error, "a root slot cannot be read");
+                unreadable = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if let Ok(slot) = RootSlot::decode(&bytes, at, disk.salt())
             && slot.vdi == vdi
             && slot.epoch.grant == grant.number
@@ -42,7 +52,7 @@ pub(crate) async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<Option
         }
     }
     valid.sort_by_key(|slot| (slot.epoch, slot.number));
-    let Some(newest) = valid.pop() else { return Ok(None) };
+    let Some(newest) = valid.pop() else { return unreadable.map_or(Ok(None), Err) };
     let older = valid.pop().filter(|slot| slot.epoch == newest.epoch);
     let durable_group = newest.durable_group.max(older.as_ref().map_or(0, |slot| slot.durable_group));
     Ok(Some(Slots { grant, newest, durable_group, older }))

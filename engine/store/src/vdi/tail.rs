@@ -46,7 +46,7 @@ impl TailWriter {
         salt: PoolSalt,
     ) -> Result<Self> {
         let tail = store.create(&key(pool, vdi, epoch))?;
-        let header = TailHeader { boot: store.boot_id(), vdi, epoch, start: 0, record };
+        let header = TailHeader { boot: store.boot_id(), vdi, epoch, start: 0, record, doubtful: false };
         let mut writer = Self { tail, salt, header, turn: 0, end: 0, entries: VecDeque::new() };
         writer.write_header()?;
         Ok(writer)
@@ -56,6 +56,14 @@ impl TailWriter {
         self.tail.write_at(self.turn % 2 * 64, &self.header.encode(self.salt))?;
         self.turn += 1;
         Ok(())
+    }
+
+    /// Notes that data which these records name may be gone, for whoever reads them next.
+    pub(crate) fn doubt(&mut self) -> Result<()> {
+        self.header.doubtful = true;
+        // Over both: of two headers that say the same, either may be read.
+        self.write_header()?;
+        self.write_header()
     }
 
     /// Whether `bytes` of records fit now.
@@ -89,7 +97,15 @@ impl TailWriter {
     }
 }
 
-/// Records of a tail from `record` on, in order. `None` if the tail is missing, of another boot or epoch,
+/// What a tail says.
+pub(crate) struct Found {
+    /// In order.
+    pub(crate) records: Vec<JournalRecord>,
+    /// A flush of the device has failed since.
+    pub(crate) doubtful: bool,
+}
+
+/// Records of a tail from `record` on. `None` if the tail is missing, of another boot or epoch,
 /// damaged, or begins behind `record`: then nothing of it may be used.
 pub(crate) fn read(
     store: &dyn TailStore,
@@ -98,13 +114,13 @@ pub(crate) fn read(
     epoch: Epoch,
     record: u64,
     salt: PoolSalt,
-) -> Result<Option<Vec<JournalRecord>>> {
+) -> Result<Option<Found>> {
     let Some(bytes) = store.load(&key(pool, vdi, epoch))? else { return Ok(None) };
     let header = [0usize, 64]
         .iter()
         .filter_map(|at| TailHeader::decode(bytes.get(*at..at + 64)?, salt).ok())
         .filter(|header| header.boot == store.boot_id() && header.vdi == vdi && header.epoch == epoch)
-        .max_by_key(|header| (header.record, header.start));
+        .max_by_key(|header| (header.record, header.start, header.doubtful));
     let Some(header) = header.filter(|header| header.record <= record) else { return Ok(None) };
     let mut ring = bytes.get(RING as usize..).unwrap_or_default().to_vec();
     ring.resize(CAPACITY as usize, 0);
@@ -125,7 +141,7 @@ pub(crate) fn read(
         records.pop();
     }
     // The tail must reach back to the journal's end without a gap.
-    Ok((number >= record).then_some(records))
+    Ok((number >= record).then_some(Found { records, doubtful: header.doubtful }))
 }
 
 /// The same for a VDI that garbage collection looks at. A tail of this boot must be there: whatever it names is in use,
@@ -138,13 +154,13 @@ pub(crate) fn tail_runs(
     of_this_boot: bool,
 ) -> Result<Vec<JournalRecord>> {
     let superblock = &pool.disk.superblock;
-    let records = read(&*pool.environment.tails, superblock.uuid, vdi, epoch, record, superblock.salt)?;
-    if records.is_none() && of_this_boot {
+    let found = read(&*pool.environment.tails, superblock.uuid, vdi, epoch, record, superblock.salt)?;
+    if found.is_none() && of_this_boot {
         return Err(Error::new(
             ErrorKind::FailedPrecondition,
             "it was in use since this machine was started, and the tail with its last writes is not where tails are \
              looked for; say where they are (`parallax --tails`), or attach and detach the volume to give them up",
         ));
     }
-    Ok(records.unwrap_or_default())
+    Ok(found.map_or(Vec::new(), |found| found.records))
 }

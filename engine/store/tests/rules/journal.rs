@@ -2,7 +2,8 @@
 
 use crate::rig::*;
 use parallax_block::{BLOCK_SIZE, BlockDevice, ByteRange, ErrorKind};
-use parallax_sim::{Either, Unflushed, either};
+use parallax_sim::{Asks, Either, Fault, FaultPlan, Unflushed, Zone, either};
+use parallax_store::{Kept, Source};
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 /// Places of journal blocks among recorded changes, in order of their writing.
@@ -143,7 +144,7 @@ fn rule_4c_an_unreadable_block_is_damage_even_at_the_end() {
     let (rig, blocks) = five_groups();
     let read_errors = vec![ByteRange::new(blocks[4] * BLOCK, BLOCK).unwrap()];
     let pool = rig.open();
-    rig.disk.set_faults(parallax_sim::FaultPlan { read_errors, ..Default::default() });
+    rig.disk.set_faults(FaultPlan { read_errors, ..Default::default() });
     assert!(rig.world.run(pool.attach(volume(&pool).id)).is_err());
 }
 
@@ -340,4 +341,52 @@ fn rule_3d_either_root_slot_opens() {
         }
     });
     rig.close(&pool);
+}
+
+/// A flush that fails may have dropped what any volume wrote. Once, only the volume that had asked for it was told: a
+/// daemon that was started anew went on serving the others as if nothing had happened.
+#[test]
+fn rule_4i_after_a_failed_flush_the_next_opening_doubts_what_no_volume_had_flushed() {
+    for fails in [false, true] {
+        let mut rig = Rig::new(77);
+        let (pool, first) = rig.with_volume(MIB);
+        let second = rig.world.run(async {
+            let info = pool.create_vdi(request("second", Some(MIB), Source::Empty)).await.unwrap();
+            pool.attach(info.id).await.unwrap()
+        });
+        let zone = Zone {
+            range: ByteRange::new(0, 64 * MIB).unwrap(),
+            asks: Asks::Flushes,
+            fault: Fault::Fails(ErrorKind::Io),
+            per_mille: 1000,
+            times_max: 1,
+        };
+        rig.world.run(async {
+            put(&*first, 0, 1).await;
+            put(&*second, 0, 2).await;
+            if fails {
+                rig.disk.set_faults(FaultPlan { zones: vec![zone], ..FaultPlan::default() });
+            }
+            assert_eq!(first.flush().await.is_err(), fails);
+        });
+        let ids = [first.id(), second.id()];
+        rig.kill();
+        let pool = rig.open();
+        rig.world.run(async {
+            for id in ids {
+                let vdi = pool.attach(id).await.unwrap();
+                let expected = if fails { Kept::Doubtful } else { Kept::Everything };
+                assert_eq!(vdi.continuity().kept, expected);
+                // The disk of this test keeps what a failed flush leaves: nothing is thrown away for the doubt.
+                assert_eq!(get(&*vdi, 0).await, if id == ids[0] { 1 } else { 2 });
+                vdi.flush().await.unwrap();
+            }
+        });
+        // It is the epoch that is in doubt, not the volume for ever.
+        rig.kill();
+        let pool = rig.open();
+        let vdi = rig.world.run(pool.attach(ids[1])).unwrap();
+        assert_eq!(vdi.continuity().kept, Kept::Everything);
+        rig.close(&pool);
+    }
 }
