@@ -132,8 +132,8 @@ impl Drill {
         let what = format!("{damage:?} of the block at {} (kind {kind})", block.at);
         match seen {
             Ok(seen) => compare(&what, whole, &seen),
-            // A block that cannot be read at all refuses its volume; one that reads wrong has its other copy.
-            Err(text) if [kind::ROOT, kind::BITMAP].contains(&kind) && spoiled.is_none() => {
+            // Whether it reads wrong or cannot be read, there is its other copy.
+            Err(text) if [kind::ROOT, kind::BITMAP].contains(&kind) => {
                 Err(Failure::new(format!("{what}: the other copy does not do: {text}")))
             }
             Err(_) => {
