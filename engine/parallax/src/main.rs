@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bare;
 mod bench;
 mod commands;
 mod failure;

@@ -4,17 +4,16 @@
 
 use crate::{
     args::Place,
+    bare::Bare,
     failure::{Failure, Outcome},
     output::{Output, table},
     session::Session,
 };
 use indicatif::ProgressBar;
 use parallax_api::v1;
-use parallax_device::{IoMode, OpenOptions, ShmTails, open_device};
-use parallax_store::{Environment, Finding, Name, Severity};
-use parallaxd::engine::{Reactors, entropy, host_name};
+use parallax_store::{Finding, Severity};
 use serde::Serialize;
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 /// Exit code when damage was found.
 pub(crate) const DAMAGED: u8 = 1;
@@ -84,59 +83,32 @@ pub(super) fn listed(findings: &[FindingView]) -> String {
 }
 
 async fn alone(path: &Path, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
-    let reactors = Reactors::start(1, IoMode::Auto, false)?;
-    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
-    let device = open_device(path, reactors.home(), options).map_err(|error| {
-        Failure::from(error)
-            .during(format!("opening {}", path.display()))
-            .or_try("the same without --pool: a daemon may hold it")
-    })?;
-    let bar = bar.clone();
-    let findings = reactors
-        .home()
-        .run(async move {
-            let progress = move |done: u64, total: u64| {
-                bar.set_length(total);
-                bar.set_position(done);
-            };
-            parallax_store::check(device, &progress).await
-        })
-        .await??;
-    tokio::task::spawn_blocking(move || reactors.shutdown())
-        .await
-        .map_err(|error| Failure::new(format!("stopping the data thread failed: {error}")))?;
+    let bare = Bare::open(path, true, "the same without --pool: a daemon may hold it")?;
+    let progress = showing(bar);
+    let findings =
+        bare.run(move |device| async move { parallax_store::check(device, &progress).await }).await?;
+    bare.close().await?;
     Ok(findings.into_iter().map(FindingView::from).collect())
 }
 
 /// Repairs, holding the device; what is left, and what was done.
 async fn mend(path: &Path, place: &Place, bar: &ProgressBar) -> Outcome<(Vec<FindingView>, Vec<String>)> {
-    let reactors = Reactors::start(1, IoMode::Auto, false)?;
-    let device = open_device(path, reactors.home(), OpenOptions::default()).map_err(|error| {
-        Failure::from(error)
-            .during(format!("opening {}", path.display()))
-            .or_try("stopping parallaxd: nobody else may hold a pool that is repaired")
-    })?;
-    let environment = Environment {
-        runtime: Arc::new(reactors.home().clone()),
-        tails: Arc::new(ShmTails::open(&place.tails)?),
-        host: place.host.as_deref().map_or_else(host_name, Name::new)?,
-        entropy: entropy(),
-    };
-    let bar = bar.clone();
-    let repaired = reactors
-        .home()
-        .run(async move {
-            let progress = move |done: u64, total: u64| {
-                bar.set_length(total);
-                bar.set_position(done);
-            };
-            parallax_store::repair(device, environment, &progress).await
-        })
-        .await??;
-    tokio::task::spawn_blocking(move || reactors.shutdown())
-        .await
-        .map_err(|error| Failure::new(format!("stopping the data thread failed: {error}")))?;
+    let hint = "stopping parallaxd: nobody else may hold a pool that is repaired";
+    let bare = Bare::open(path, false, hint)?;
+    let (environment, progress) = (bare.environment(place)?, showing(bar));
+    let repaired = bare
+        .run(move |device| async move { parallax_store::repair(device, environment, &progress).await })
+        .await?;
+    bare.close().await?;
     Ok((repaired.left.into_iter().map(FindingView::from).collect(), repaired.mended))
+}
+
+fn showing(bar: &ProgressBar) -> impl Fn(u64, u64) + Send + Sync + use<> {
+    let bar = bar.clone();
+    move |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    }
 }
 
 impl From<v1::Finding> for FindingView {

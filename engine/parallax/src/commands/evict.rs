@@ -2,14 +2,13 @@
 
 use crate::{
     args::Place,
+    bare::{Bare, HELD},
     failure::{Failure, Outcome},
     output::Output,
 };
-use parallax_device::{IoMode, OpenOptions, ShmTails, open_device};
-use parallax_store::{Environment, Name, Pool};
-use parallaxd::engine::{Reactors, entropy, host_name};
+use parallax_store::{Name, Pool};
 use serde::Serialize;
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 #[derive(Serialize)]
 struct Evicted<'a> {
@@ -28,20 +27,10 @@ pub(crate) async fn run(output: Output, place: &Place, path: &Path, name: &str, 
         ))
         .or_try(format!("parallax pool evict {} {name} --yes, once you have made sure", path.display())));
     }
-    let reactors = Reactors::start(1, IoMode::Auto, false)?;
-    let device = open_device(path, reactors.home(), OpenOptions::default()).map_err(|error| {
-        Failure::from(error).or_try("stopping whoever uses the device; parallaxd, or a mount")
-    })?;
-    let environment = Environment {
-        runtime: Arc::new(reactors.home().clone()),
-        tails: Arc::new(ShmTails::open(&place.tails)?),
-        host: host_name()?,
-        entropy: entropy(),
-    };
-    reactors.home().run(async move { Pool::evict_host(device, &environment, &host).await }).await??;
-    tokio::task::spawn_blocking(move || reactors.shutdown())
-        .await
-        .map_err(|error| Failure::new(format!("stopping the data thread failed: {error}")))?;
+    let bare = Bare::open(path, false, HELD)?;
+    let environment = bare.environment(place)?;
+    bare.run(move |device| async move { Pool::evict_host(device, &environment, &host).await }).await?;
+    bare.close().await?;
     output.show(&Evicted { path: path.display().to_string(), host: name }, |_| {
         format!(
             "'{name}' is evicted; this machine may open the pool now. If '{name}' runs again, stop Parallax on it first"

@@ -2,16 +2,15 @@
 
 use crate::{
     args::Place,
+    bare::{Bare, HELD},
     failure::{Failure, Outcome},
     output::{Output, facts, size},
     session::Session,
 };
 use parallax_api::{units::ByteSize, v1};
-use parallax_device::{IoMode, OpenOptions, ShmTails, open_device};
-use parallax_store::{CreatePool, Environment, Pool};
-use parallaxd::engine::{Reactors, host_name};
+use parallax_store::{CreatePool, Pool};
 use serde::Serialize;
-use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{fs, os::unix::fs::OpenOptionsExt, path::Path};
 
 #[derive(Serialize)]
 struct PoolView {
@@ -114,7 +113,7 @@ pub(crate) async fn create(
         }
         None => false,
     };
-    let formatted = format(&place.tails, path, extent, force).await;
+    let formatted = format(&place, path, extent, force).await;
     if formatted.is_err() && made_file {
         // It holds nothing but our failed attempt.
         let _ = fs::remove_file(path);
@@ -151,30 +150,17 @@ pub(crate) async fn create(
     shown
 }
 
-async fn format(tails: &Path, path: &Path, extent: Option<ByteSize>, force: bool) -> Outcome {
-    let reactors = Reactors::start(1, IoMode::Auto, false)?;
-    let device = open_device(path, reactors.home(), OpenOptions::default()).map_err(|error| {
-        Failure::from(error).or_try("stopping whoever uses the device; parallaxd, or a mount")
-    })?;
-    let found = {
-        let device = Arc::clone(&device);
-        reactors.home().run(async move { parallax_store::recognise(device.as_ref()).await }).await??
-    };
+async fn format(place: &Place, path: &Path, extent: Option<ByteSize>, force: bool) -> Outcome {
+    let bare = Bare::open(path, false, HELD)?;
+    let found = bare.run(|device| async move { parallax_store::recognise(&*device).await }).await?;
     if let Some(what) = found.filter(|_| !force) {
         return Err(Failure::new(format!("{} holds {what}", path.display()))
             .or_try("parallax pool create --force, if that may be lost"));
     }
-    let environment = Environment {
-        runtime: Arc::new(reactors.home().clone()),
-        tails: Arc::new(ShmTails::open(tails)?),
-        host: host_name()?,
-        entropy: parallaxd::engine::entropy(),
-    };
+    let environment = bare.environment(place)?;
     let options = CreatePool { extent_bytes: extent.map(|extent| extent.0), force };
-    reactors.home().run(async move { Pool::create(device, options, &environment).await }).await??;
-    tokio::task::spawn_blocking(move || reactors.shutdown())
-        .await
-        .map_err(|error| Failure::new(format!("stopping the data thread failed: {error}")))
+    bare.run(move |device| async move { Pool::create(device, options, &environment).await }).await?;
+    bare.close().await
 }
 
 /// Makes the file, or checks one that exists; whether it was made.
