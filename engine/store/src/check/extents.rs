@@ -1,13 +1,9 @@
 //! Extents: what the catalogue says of them, their bitmaps, and which of their blocks are in use.
 
 use super::{Check, REACHED};
-use crate::{Severity, registry::Known};
+use crate::{Severity, registry::Known, space::read_copies};
 use parallax_block::{BLOCK_SIZE, Result};
-use parallax_format::{
-    ExtentId,
-    bitmap::{self, BitmapBlock},
-    record::ExtentKind,
-};
+use parallax_format::{ExtentId, bitmap, record::ExtentKind};
 use std::collections::BTreeMap;
 
 /// See the module.
@@ -74,30 +70,14 @@ impl Check<'_> {
     }
 
     async fn bitmap(&mut self, extent: ExtentId, birth: u64, index: u32) -> Result<(Vec<u64>, Part)> {
-        let mut torn = false;
-        let mut newest: Option<(BitmapBlock, u64)> = None;
-        for copy in 0..2 {
-            let at = bitmap::location(extent, self.superblock.extent_blocks, index, copy);
-            let bytes = self.disk.read_block(at).await;
-            match bytes.and_then(|bytes| BitmapBlock::decode(&bytes, at, self.disk.salt())) {
-                Ok((block, sequence)) if block.birth == birth => {
-                    if newest
-                        .as_ref()
-                        .is_none_or(|(old, s)| (old.incarnation, *s) < (block.incarnation, sequence))
-                    {
-                        newest = Some((block, sequence));
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    torn = true;
-                    self.find(Severity::Leak, "bitmap-copy", format!("extent {extent}: {error}"), &[]);
-                }
-            }
+        let copies = read_copies(self.disk, extent, birth, index).await?;
+        for error in &copies.strange {
+            self.find(Severity::Leak, "bitmap-copy", format!("extent {extent}: {error}"), &[]);
         }
+        let newest = copies.newest;
         let part = Part {
             birth,
-            torn,
+            torn: !copies.strange.is_empty(),
             newest: newest.as_ref().map_or((0, 0), |(block, sequence)| (block.incarnation, *sequence)),
         };
         Ok((newest.map_or_else(|| vec![0; bitmap::WORDS], |(block, _)| block.words), part))

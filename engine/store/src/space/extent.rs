@@ -1,11 +1,14 @@
 //! The bitmap of one claimed extent, in memory, and how far it is on disk.
 
-use super::Run;
+use super::{
+    Run,
+    copies::{Copies, read_copies},
+};
 use crate::{
     disk::Disk,
     mutants::{self, Mutant},
 };
-use parallax_block::{ErrorKind, Result};
+use parallax_block::Result;
 use parallax_format::{
     BlockAddress, ExtentId,
     bitmap::{self, BitmapBlock},
@@ -62,27 +65,11 @@ impl ExtentMap {
         let blocks = disk.superblock.extent_blocks;
         let mut map = Self::fresh(extent, kind, birth, blocks);
         for index in 0..bitmap::blocks_per_copy(blocks) {
-            let mut newest: Option<(BitmapBlock, u64)> = None;
-            let mut strange = 0;
-            for copy in 0..2 {
-                let at = bitmap::location(extent, blocks, index, copy);
-                let bytes = disk.read_block(at).await;
-                match bytes.and_then(|bytes| BitmapBlock::decode(&bytes, at, disk.salt())) {
-                    Ok((block, sequence)) if block.birth == birth => {
-                        let rank = |block: &BitmapBlock, sequence| (block.incarnation, sequence);
-                        if newest.as_ref().is_none_or(|(old, s)| rank(old, *s) < rank(&block, sequence)) {
-                            newest = Some((block, sequence));
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => strange += 1,
-                    Err(error) => return Err(error),
-                }
-            }
+            let Copies { newest, strange } = read_copies(disk, extent, birth, index).await?;
             if let Some((block, sequence)) = newest {
                 map.adopt(index, &block, sequence);
             }
-            if strange > 0 && !mutants::on(Mutant::TornBitmapBelieved) {
+            if !strange.is_empty() && !mutants::on(Mutant::TornBitmapBelieved) {
                 damaged.push(index);
                 map.set_part(index);
             }

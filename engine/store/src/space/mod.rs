@@ -17,12 +17,14 @@
 
 mod blocks;
 mod candidates;
+mod copies;
 mod extent;
 mod hold;
 mod inner;
 
 pub(crate) use blocks::BlockSet;
 pub(crate) use candidates::Candidates;
+pub(crate) use copies::read_copies;
 pub(crate) use extent::ExtentMap;
 use inner::{Inner, Look};
 
