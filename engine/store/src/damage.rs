@@ -7,6 +7,7 @@ use crate::{
     disk::Disk,
     pool::read_superblock,
     registry::{Area, Known},
+    space::read_copies,
     vdi::replay::{self, Slots},
 };
 use parallax_block::{BLOCK_SIZE, BlockDevice, Buffer, Error, ErrorKind, Result};
@@ -211,20 +212,7 @@ impl Tool<'_> {
 
     /// The newest copy of an extent's first bitmap block.
     async fn bitmap(&self, extent: ExtentId, birth: u64) -> Result<(BitmapBlock, u64)> {
-        let mut newest: Option<(BitmapBlock, u64)> = None;
-        for copy in 0..2 {
-            let at = bitmap::location(extent, self.disk.superblock.extent_blocks, 0, copy);
-            let found = BitmapBlock::decode(&self.disk.read_block(at).await?, at, self.disk.salt());
-            if let Ok((block, sequence)) = found
-                && block.birth == birth
-                && newest
-                    .as_ref()
-                    .is_none_or(|(old, s)| (old.incarnation, *s) < (block.incarnation, sequence))
-            {
-                newest = Some((block, sequence));
-            }
-        }
-        newest.ok_or_else(nothing)
+        read_copies(self.disk, extent, birth, 0).await?.newest.ok_or_else(nothing)
     }
 
     /// Changes one bit of a bitmap that goes on to verify.
