@@ -26,12 +26,13 @@ use std::{
 /// nothing more once it is detached, and detaching waits for what was admitted.
 pub struct Vdi {
     core: Arc<VdiCore>,
+    pool: Pool,
     detached: AtomicBool,
 }
 
 impl Vdi {
-    pub(crate) fn new(core: Arc<VdiCore>) -> Self {
-        Self { core, detached: AtomicBool::new(false) }
+    pub(crate) fn new(core: Arc<VdiCore>, pool: Pool) -> Self {
+        Self { core, pool, detached: AtomicBool::new(false) }
     }
 
     /// Identity.
@@ -52,7 +53,7 @@ impl Vdi {
         self.core.requests_drained().await;
         // Others may use the volume still, so the release and its checkpoint may come later than the answer.
         let flushed = self.core.flush().await;
-        flushed.and(Pool { core: self.core.pool.clone() }.detach(self.core.id).await)
+        flushed.and(self.pool.detach(self.core.id).await)
     }
 
     /// Writes dirty nodes and pending snapshots, so that what follows has less to do.

@@ -134,6 +134,18 @@ struct Slot {
 #[derive(Clone)]
 pub struct Pool {
     pub(crate) core: Arc<PoolCore>,
+    _handle: Arc<Handle>,
+}
+
+/// Shared by all handles of a pool, those of its attached VDIs included. VDIs that are open and their pool know each
+/// other: when nobody can ask for anything any more, this parts them, or their memory would never be given back.
+struct Handle(Arc<PoolCore>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let slots = std::mem::take(&mut *self.0.slots.lock());
+        drop(slots);
+    }
 }
 
 impl PoolCore {

@@ -1,6 +1,6 @@
 //! Opens and closes a pool.
 
-use super::{Pool, PoolCore, Registry, create::read_superblock};
+use super::{Handle, Pool, PoolCore, Registry, create::read_superblock};
 use crate::{
     Environment, Limits, VdiId,
     disk::Disk,
@@ -103,7 +103,7 @@ impl Pool {
             let cores = weak.upgrade().map_or(Vec::new(), |core| core.all_cores());
             cores.iter().for_each(|vdi| vdi.doubt());
         });
-        let pool = Self { core };
+        let pool = Self { _handle: Handle(core.clone()).into(), core };
         // Neither is worth a pool that does not open: what is left over stays allocated until the next collection.
         if let Err(error) = pool.bury_headless().await {
             tracing::warn!(%error, "a deletion that was interrupted could not be finished");

@@ -332,7 +332,7 @@ impl Pool {
             return Err(Error::new(ErrorKind::Busy, format!("volume {id} is attached already")));
         }
         match self.core.enter(id).await {
-            Ok(core) => Ok(Arc::new(Vdi::new(core))),
+            Ok(core) => Ok(Arc::new(Vdi::new(core, self.clone()))),
             Err(error) => {
                 slot.attached.store(false, SeqCst);
                 Err(error)
