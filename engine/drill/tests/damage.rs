@@ -31,7 +31,10 @@ fn expected(what: Damage) -> (&'static str, bool) {
         Damage::Journal => ("journal", false),
         Damage::RootNode | Damage::Leaf | Damage::TableLeaf => ("node", false),
         Damage::LinkOutside | Damage::LinkToNode => ("block-kind", false),
-        Damage::LinkTwice => ("block-shared", false),
+        Damage::LinkTwice | Damage::JournalOverNode => ("block-shared", false),
+        Damage::PastEnd => ("block-range", false),
+        Damage::SnapshotCount => ("snapshot-table", false),
+        Damage::ForeignSuperblock => ("superblock-twins", false),
         Damage::Unmarked => ("block-unmarked", true),
         Damage::Leak => ("unreachable", true),
     }
@@ -40,8 +43,18 @@ fn expected(what: Damage) -> (&'static str, bool) {
 /// Whether a kind of damage is some volume's own.
 fn is_of_a_volume(what: Damage) -> bool {
     let (kind, _) = expected(what);
-    ["root-slot-copy", "root-slot", "journal", "node", "block-kind", "block-shared", "block-unmarked"]
-        .contains(&kind)
+    [
+        "root-slot-copy",
+        "root-slot",
+        "journal",
+        "node",
+        "block-kind",
+        "block-shared",
+        "block-range",
+        "snapshot-table",
+        "block-unmarked",
+    ]
+    .contains(&kind)
 }
 
 struct Bench {

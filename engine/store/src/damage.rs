@@ -19,6 +19,7 @@ use parallax_format::{
     node::{self, FANOUT, TABLE_LEVEL},
     record::{ExtentKind, VdiRecord},
     root::{RootSlot, SLOTS, TreeRoot},
+    superblock::Superblock,
 };
 use std::sync::Arc;
 
@@ -61,6 +62,14 @@ pub enum Damage {
     LinkToNode,
     /// Two links that may be written in place lead to one block.
     LinkTwice,
+    /// A link leads behind the end of the volume.
+    PastEnd,
+    /// A journal begins where a node lies.
+    JournalOverNode,
+    /// A root slot counts one snapshot too many.
+    SnapshotCount,
+    /// The last superblock is another pool's.
+    ForeignSuperblock,
     /// A block in use counts as free.
     Unmarked,
     /// A block that nothing uses counts as allocated.
@@ -69,7 +78,7 @@ pub enum Damage {
 
 impl Damage {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::FirstSuperblock,
         Self::LastSuperblock,
         Self::HostSlot,
@@ -88,6 +97,10 @@ impl Damage {
         Self::LinkOutside,
         Self::LinkToNode,
         Self::LinkTwice,
+        Self::PastEnd,
+        Self::JournalOverNode,
+        Self::SnapshotCount,
+        Self::ForeignSuperblock,
         Self::Unmarked,
         Self::Leak,
     ];
@@ -107,6 +120,14 @@ pub async fn damage(device: Arc<dyn BlockDevice>, what: Damage) -> Result<()> {
     match what {
         Damage::FirstSuperblock => tool.rot_physical(0).await,
         Damage::LastSuperblock => tool.rot_physical(last).await,
+        Damage::ForeignSuperblock => {
+            let bytes = disk.read_physical(last).await?;
+            let (mut twin, sequence) = Superblock::decode(&bytes, last)?;
+            twin.uuid = uuid::Uuid::from_u128(!twin.uuid.as_u128());
+            // Older than the first, which therefore counts.
+            let twin = twin.encode(last, sequence.saturating_sub(1));
+            disk.write_physical(last, twin, true).await
+        }
         Damage::HostSlot => tool.rot_physical(disk.superblock.host_group(0) + host::SLOT).await,
         Damage::AreaHeader => {
             let copies = tool.headers(&header).await?;
@@ -271,6 +292,13 @@ impl Tool<'_> {
                 }
                 self.rot(slot.replay.segment.offset(slot.replay.index).ok_or_else(nothing)?).await
             }
+            // The first leaf has more than one block.
+            Damage::PastEnd => self.reroot(&slots, |slot| slot.size = BLOCK_SIZE as u64).await,
+            Damage::JournalOverNode => {
+                let node = slots.newest.map.link.address().ok_or_else(nothing)?;
+                self.reroot(&slots, |slot| slot.replay.segment = node).await
+            }
+            Damage::SnapshotCount => self.reroot(&slots, |slot| slot.snapshots += 1).await,
             Damage::RootNode => self.rot(slots.newest.map.link.address().ok_or_else(nothing)?).await,
             Damage::Leaf => {
                 let way = self.leaf(&slots).await?;
@@ -302,6 +330,18 @@ impl Tool<'_> {
                 .await
             }
         }
+    }
+
+    /// Writes both root slots with a change, so that they go on to verify.
+    async fn reroot(&self, slots: &Slots, change: impl Fn(&mut RootSlot)) -> Result<()> {
+        for index in 0..SLOTS {
+            let at = slots.grant.slots.offset(index).ok_or_else(nothing)?;
+            let bytes = self.disk.read_block(at).await?;
+            let Ok(mut slot) = RootSlot::decode(&bytes, at, self.disk.salt()) else { continue };
+            change(&mut slot);
+            self.disk.write_blocks(at, slot.encode(at, self.disk.salt()), true).await?;
+        }
+        Ok(())
     }
 
     async fn leaf(&self, slots: &Slots) -> Result<Way> {

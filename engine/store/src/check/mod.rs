@@ -4,6 +4,7 @@
 //! | finding | severity | meaning |
 //! |---|---|---|
 //! | `superblock-copy` | damage | one of the two superblocks does not verify |
+//! | `superblock-twins` | damage | both verify and tell of different pools or shapes |
 //! | `registry` | damage | catalogue and registry cannot be read |
 //! | `extent-overlap`, `extent-range` | damage | the catalogue contradicts itself |
 //! | `root-slot`, `journal` | damage | a VDI's durable state cannot be found or replayed |
@@ -11,7 +12,8 @@
 //! | `block-kind` | damage | a link names a block of the wrong kind of extent, or none |
 //! | `block-unmarked` | damage | a reachable block counts as free: it may be overwritten |
 //! | `block-shared` | damage | a block may be written in place although something else uses it |
-//! | `snapshot-table` | damage | a snapshot's record cannot be read |
+//! | `block-range` | damage | a block is mapped behind the end of its VDI or snapshot |
+//! | `snapshot-table` | damage | a snapshot's record cannot be read, or there are not as many as the root slot says |
 //! | `host-slot` | leak | a host's slot does not verify: nobody can tell whose it was |
 //! | `area-header-copy`, `root-slot-copy` | leak | one of two copies does not verify; opening writes both anew |
 //! | `bitmap-copy` | leak | a copy of a bitmap is torn; opening the pool rebuilds it |
@@ -45,7 +47,10 @@ use parallax_format::{
     root::{RootSlot, SLOTS, TreeRoot},
     superblock::Superblock,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tree::Walk;
 
 /// Findings that are listed; more are counted.
@@ -54,6 +59,7 @@ const FINDINGS_MAX: usize = 1000;
 const REACHED: u8 = 1;
 const WRITABLE: u8 = 2;
 const NODE: u8 = 4;
+const PRIVATE: u8 = 8;
 
 /// Verifies a whole pool. Reads only. `progress` is told how many VDIs of how many are done.
 ///
@@ -75,6 +81,10 @@ pub(crate) struct Check<'a> {
     superblock: &'a Superblock,
     known: Option<Known>,
     extents: BTreeMap<ExtentId, Extent>,
+    /// Root slots and journal of the VDI that is looked at.
+    own: BTreeSet<BlockAddress>,
+    /// Snapshots met in the table that is walked.
+    records: u64,
     findings: Vec<Finding>,
     left_out: u64,
 }
@@ -82,7 +92,16 @@ pub(crate) struct Check<'a> {
 impl<'a> Check<'a> {
     pub(crate) fn new(disk: &'a Disk) -> Self {
         let superblock = &disk.superblock;
-        Self { disk, superblock, known: None, extents: BTreeMap::new(), findings: Vec::new(), left_out: 0 }
+        Self {
+            disk,
+            superblock,
+            known: None,
+            extents: BTreeMap::new(),
+            own: BTreeSet::new(),
+            records: 0,
+            findings: Vec::new(),
+            left_out: 0,
+        }
     }
 
     async fn run(&mut self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<()> {
@@ -131,8 +150,18 @@ impl<'a> Check<'a> {
         let last = self.superblock.devices[0].blocks - 1;
         for at in [0, last] {
             let copy = self.disk.read_physical(at).await.and_then(|bytes| Superblock::decode(&bytes, at));
-            if let Err(error) = copy {
-                self.find(Severity::Damage, "superblock-copy", format!("block #{at}: {error}"), &[]);
+            match copy {
+                Ok((copy, _)) if copy == *self.superblock => {}
+                Ok((copy, _)) => {
+                    let detail = format!(
+                        "block #{at} is the superblock of {}, and this is {}: another pool or another shape",
+                        copy.uuid, self.superblock.uuid
+                    );
+                    self.find(Severity::Damage, "superblock-twins", detail, &[]);
+                }
+                Err(error) => {
+                    self.find(Severity::Damage, "superblock-copy", format!("block #{at}: {error}"), &[]);
+                }
             }
         }
         Ok(())
@@ -170,6 +199,7 @@ impl<'a> Check<'a> {
     }
 
     async fn vdi(&mut self, record: &VdiRecord) -> Result<()> {
+        self.own.clear();
         let name = if record.headless { record.id.to_string() } else { record.name.clone() };
         let state = match replay::state(self.disk, record).await {
             Ok(state) => state,
@@ -183,7 +213,7 @@ impl<'a> Check<'a> {
         }
         let Some(slots) = state else {
             let root = TreeRoot { link: record.initial.root, depth: record.initial.depth.max(1) };
-            return self.tree(root, 0, Walk { strict: true, gone: &[] }, &name).await;
+            return self.tree(root, 0, Walk { size: record.size, strict: true, gone: &[] }, &name).await;
         };
         self.private(slots.grant.slots, SLOTS, &name);
         if slots.older.is_none() && record.previous.is_none() {
@@ -211,8 +241,15 @@ impl<'a> Check<'a> {
                 Err(error) => self.find(Severity::Damage, "journal", error.to_string(), &[name]),
             }
         }
-        let walk = Walk { strict: newest, gone: &overlay.gone };
+        let walk = Walk { size: slot.size, strict: newest, gone: &overlay.gone };
+        let before = self.findings.len();
+        self.records = 0;
         self.tree(slot.table, TABLE_LEVEL, walk, name).await?;
+        if newest && self.findings.len() == before && self.records != slot.snapshots {
+            let detail =
+                format!("the table has {} snapshots, the root slot says {}", self.records, slot.snapshots);
+            self.find(Severity::Damage, "snapshot-table", detail, &[name]);
+        }
         self.tree(slot.map, 0, walk, name).await?;
         if newest {
             for address in overlay.used() {
@@ -224,8 +261,13 @@ impl<'a> Check<'a> {
 
     fn private(&mut self, start: BlockAddress, count: u32, name: &str) {
         for at in 0..count {
-            if let Some(address) = start.offset(at) {
-                self.reach(address, ExtentKind::Metadata, 0, name);
+            if let Some(address) = start.offset(at)
+                && self.own.insert(address)
+                && let Some(before) = self.reach(address, ExtentKind::Metadata, PRIVATE, name)
+                && before & REACHED != 0
+            {
+                let detail = format!("block {address} is one volume's own, and something else uses it");
+                self.find(Severity::Damage, "block-shared", detail, &[name]);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Walks the trees of a VDI.
 
-use super::{Check, NODE, WRITABLE};
+use super::{Check, NODE, PRIVATE, WRITABLE};
 use crate::{Severity, disk::Disk};
-use parallax_block::{BoxFuture, Buffer, Error, Result, join_all};
+use parallax_block::{BLOCK_SIZE, BoxFuture, Buffer, Error, Result, join_all};
 use parallax_format::{
     Entry, EntryKind, Node,
     node::TABLE_LEVEL,
@@ -22,11 +22,15 @@ struct Link {
     shared: bool,
     /// First block of the VDI below it.
     lba: u64,
+    /// Blocks of the VDI or snapshot.
+    end: u64,
 }
 
 /// How a tree is looked at.
 #[derive(Clone, Copy)]
 pub(super) struct Walk<'b> {
+    /// Bytes of the VDI.
+    pub(super) size: u64,
     /// Whether data counts as used, and every link as a use of its own. The older of two root slots shares all
     /// with the newer, and may name data that was freed since.
     pub(super) strict: bool,
@@ -42,8 +46,13 @@ impl Check<'_> {
             self.find(Severity::Damage, "root-slot", detail, &[name]);
             return Ok(());
         }
-        let mut stack =
-            vec![Link { entry: root.link, level: root.depth - 1 + base, shared: root.link.is_ro(), lba: 0 }];
+        let mut stack = vec![Link {
+            entry: root.link,
+            level: root.depth - 1 + base,
+            shared: root.link.is_ro(),
+            lba: 0,
+            end: walk.size.div_ceil(BLOCK_SIZE as u64),
+        }];
         while !stack.is_empty() {
             let batch = stack.split_off(stack.len().saturating_sub(READS_MAX));
             let batch: Vec<Link> =
@@ -81,6 +90,10 @@ impl Check<'_> {
         let Some(before) = self.reach(address, ExtentKind::Metadata, NODE | writable, name) else {
             return false;
         };
+        if before & PRIVATE != 0 {
+            let detail = format!("node {address} lies where a volume has its root slots or its journal");
+            self.find(Severity::Damage, "block-shared", detail, &[name]);
+        }
         if before & NODE == 0 {
             return true;
         }
@@ -95,13 +108,17 @@ impl Check<'_> {
         if link.level == TABLE_LEVEL {
             for at in 0..RECORDS_PER_LEAF as usize {
                 match SnapshotRecord::get(node, at) {
-                    Ok(Some(record)) => stack.push(Link {
-                        entry: record.map.link,
-                        level: record.map.depth.max(1) - 1,
-                        // A snapshot shares all it has.
-                        shared: true,
-                        lba: 0,
-                    }),
+                    Ok(Some(record)) => {
+                        self.records += 1;
+                        stack.push(Link {
+                            entry: record.map.link,
+                            level: record.map.depth.max(1) - 1,
+                            // A snapshot shares all it has.
+                            shared: true,
+                            lba: 0,
+                            end: record.size.div_ceil(BLOCK_SIZE as u64),
+                        });
+                    }
                     Ok(None) => {}
                     Err(error) => self.find(Severity::Damage, "snapshot-table", error.to_string(), &[name]),
                 }
@@ -115,8 +132,13 @@ impl Check<'_> {
             }
             let shared = link.shared || entry.is_ro();
             let lba = link.lba + ((at as u64) << (9 * u32::from(link.level % TABLE_LEVEL)));
+            if lba >= link.end && link.level < TABLE_LEVEL {
+                let detail = format!("block {lba} is mapped, and the volume or snapshot has {}", link.end);
+                self.find(Severity::Damage, "block-range", detail, &[name]);
+                continue;
+            }
             if link.level != 0 {
-                stack.push(Link { entry, level: link.level - 1, shared, lba });
+                stack.push(Link { entry, level: link.level - 1, shared, lba, end: link.end });
                 continue;
             }
             if !walk.strict || (!shared && walk.gone.iter().any(|gone| gone.contains(&lba))) {
