@@ -41,6 +41,9 @@ use tokio::sync::Mutex as AsyncMutex;
 /// Runs that are put aside after failed writes, before the device counts as broken.
 const QUARANTINED_MAX: usize = 4096;
 
+/// A run that is reserved is at most this part of an extent.
+const SHARES: u32 = 4;
+
 /// Neighbouring blocks of one extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
@@ -160,7 +163,8 @@ impl Space {
         None
     }
 
-    /// Takes `least` to `want` neighbouring blocks and marks them on the device.
+    /// Takes `least` to `want` neighbouring blocks and marks them on the device. Of small extents it never takes more
+    /// than a share: others want some, too.
     ///
     /// Fails with `OutOfSpace` if neither the claimed extents nor the pool have room.
     pub(crate) async fn take(
@@ -171,8 +175,10 @@ impl Space {
         least: u32,
         near: Option<BlockAddress>,
     ) -> Result<Run> {
-        // Twice at the most: another may take what was claimed, but then the pool has shrunk for both.
-        for _ in 0..64 {
+        let blocks = self.disk.superblock.extent_blocks;
+        let want = want.min((blocks - bitmap::first_usable(blocks)) / SHARES).max(least);
+        // Another may take what was claimed, many times where many write at once. But then the pool has shrunk for all.
+        for _ in 0..=self.disk.superblock.extents {
             if let Some(run) = self.try_take(kind, want, least, near) {
                 self.mark(&[run]).await?;
                 return Ok(run);

@@ -37,7 +37,7 @@ struct Stream {
 pub(crate) enum Choice {
     /// Use these.
     Use(Run),
-    /// Reserve `want` more (for this stream, or shared) and ask again.
+    /// Reserve `want` more, for this stream or shared; [`Runs::add`] what is left.
     Reserve { want: u32, stream: bool, near: Option<Run> },
 }
 
@@ -63,17 +63,18 @@ impl Runs {
         }
     }
 
-    /// Adds what was reserved; returns what it displaces.
-    pub(crate) fn add(&self, lba: u64, run: Run, stream: bool) -> Option<Run> {
+    /// Adds what is left of a reservation for `lba` of which `used` blocks are taken; returns what it displaces.
+    pub(crate) fn add(&self, lba: u64, used: u32, rest: Run, stream: bool) -> Option<Run> {
         let mut inner = self.inner.lock();
         if !stream {
-            return inner.shared.replace(run).filter(|old| old.count > 0);
+            return inner.shared.replace(rest).filter(|old| old.count > 0);
         }
-        if let Some(at) = inner.streams.iter().position(|stream| stream.next == lba) {
-            let old = std::mem::replace(&mut inner.streams[at].run, run);
-            return Some(old).filter(|old| old.count > 0);
+        let next = lba + u64::from(used);
+        if let Some(stream) = inner.streams.iter_mut().find(|stream| stream.next == lba) {
+            let old = std::mem::replace(stream, Stream { next, run: rest });
+            return Some(old.run).filter(|old| old.count > 0);
         }
-        inner.streams.push_back(Stream { next: lba, run });
+        inner.streams.push_back(Stream { next, run: rest });
         let displaced = if inner.streams.len() > STREAMS { inner.streams.pop_front() } else { None };
         displaced.map(|stream| stream.run).filter(|run| run.count > 0)
     }

@@ -204,7 +204,7 @@ impl VdiCore {
                 Choice::Use(run) => return Ok(run),
                 Choice::Reserve { want, stream, near } => {
                     let near = near.map(|run| run.start);
-                    let run = match space.take(&*self.pool, ExtentKind::Data, want, 1, near).await {
+                    let mut run = match space.take(&*self.pool, ExtentKind::Data, want, 1, near).await {
                         Ok(run) => run,
                         Err(error) => {
                             // Others may sit on runs that they do not use.
@@ -214,8 +214,13 @@ impl VdiCore {
                             space.take(&*self.pool, ExtentKind::Data, count, 1, None).await?
                         }
                     };
-                    if let Some(old) = self.runs.add(lba, run, stream) {
+                    // Used before others see the rest: where many write at once, they would take it all.
+                    let used = run.split_front(count);
+                    if let Some(old) = self.runs.add(lba, used.map_or(0, |used| used.count), run, stream) {
                         space.give_back(&[old]);
+                    }
+                    if let Some(used) = used {
+                        return Ok(used);
                     }
                 }
             }

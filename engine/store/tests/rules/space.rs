@@ -55,6 +55,33 @@ fn rule_5g_only_the_write_that_does_not_fit_fails_and_the_pool_stays_usable() {
     rig.close(&pool);
 }
 
+/// `nbdcopy` with four connections filled 200 MB of an empty pool of 1 GiB and was told that there is no space. With small
+/// extents each claimed one was taken whole, as the run of one of many writers, and the others asked 64 times in vain.
+#[test]
+fn rule_5g_many_who_write_at_once_are_not_refused_while_there_is_room() {
+    for length in [1, 16, 40] {
+        let rig = Rig::new(4);
+        let (pool, vdi) = rig.with_volume(64 * MIB);
+        let writers: Vec<_> = (0..200u64)
+            .map(|number| {
+                let vdi = vdi.clone();
+                rig.start("write", async move {
+                    try_put(&*vdi, number * 50 * BLOCK, length * BLOCK, number as u8 + 1).await
+                })
+            })
+            .collect();
+        for (number, writer) in writers.iter().enumerate() {
+            writer.wait().unwrap_or_else(|error| panic!("{length} blocks, writer {number}: {error}"));
+        }
+        rig.world.run(async {
+            for number in 0..200u64 {
+                assert_eq!(get(&*vdi, number * 50 + length - 1).await, number as u8 + 1);
+            }
+        });
+        rig.close(&pool);
+    }
+}
+
 #[test]
 fn rule_5g_a_full_pool_can_be_emptied_and_used_again_and_again() {
     let rig = Rig::sized(3, 16 * MIB);
