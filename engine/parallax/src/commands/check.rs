@@ -27,6 +27,8 @@ struct Report {
     damage: usize,
     leaks: usize,
     findings: Vec<FindingView>,
+    /// Volumes that were in use meanwhile: then a finding may be of a block that changed hands between two looks.
+    in_use: u64,
     /// What a repair did before.
     mended: Vec<String>,
 }
@@ -39,21 +41,30 @@ pub(super) struct FindingView {
     pub(super) volumes: Vec<String>,
 }
 
+/// What a check or repair came to.
+#[derive(Default)]
+struct Looked {
+    findings: Vec<FindingView>,
+    in_use: u64,
+    mended: Vec<String>,
+}
+
 /// Checks and shows; the exit code.
 pub(crate) async fn run(place: &Place, output: Output, repair: bool) -> Outcome<u8> {
     let bar = output.steps_bar();
     bar.set_message(if repair { "repair" } else { "check" });
-    let findings = match &place.pool {
+    let looked = match &place.pool {
         Some(path) if repair => mend(path, place, &bar).await,
-        Some(path) => alone(path, &bar).await.map(|findings| (findings, Vec::new())),
+        Some(path) => alone(path, &bar).await.map(|findings| Looked { findings, ..Looked::default() }),
         None if repair => Err(Failure::new("a pool that a daemon holds cannot be repaired")
             .or_try("stopping parallaxd, then parallax --pool PATH check --repair")),
-        None => by_daemon(place, &bar).await.map(|findings| (findings, Vec::new())),
+        None => by_daemon(place, &bar).await,
     };
     bar.finish_and_clear();
-    let (findings, mended) = findings?;
+    let Looked { findings, in_use, mended } = looked?;
     let damage = findings.iter().filter(|finding| finding.severity == "damage").count();
-    let report = Report { clean: damage == 0, damage, leaks: findings.len() - damage, findings, mended };
+    let leaks = findings.len() - damage;
+    let report = Report { clean: damage == 0, damage, leaks, findings, in_use, mended };
     output.show(&report, text)?;
     Ok(if report.clean { 0 } else { DAMAGED })
 }
@@ -63,6 +74,11 @@ fn text(report: &Report) -> String {
     let verdict = match (report.damage, report.leaks) {
         (0, 0) => "clean".to_owned(),
         (0, leaks) => format!("clean; {leaks} leaks, which `parallax gc` brings back"),
+        (damage, _) if report.in_use > 0 => format!(
+            "{damage} findings of damage; {} volumes are in use, so it may be that blocks changed hands between two \
+             looks\n  try: parallax scrub, which is sure; or the same when nothing is attached",
+            report.in_use
+        ),
         (damage, _) => format!("{damage} findings of damage"),
     };
     let mended: String = report.mended.iter().map(|what| format!("mended: {what}\n")).collect();
@@ -92,7 +108,7 @@ async fn alone(path: &Path, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
 }
 
 /// Repairs, holding the device; what is left, and what was done.
-async fn mend(path: &Path, place: &Place, bar: &ProgressBar) -> Outcome<(Vec<FindingView>, Vec<String>)> {
+async fn mend(path: &Path, place: &Place, bar: &ProgressBar) -> Outcome<Looked> {
     let hint = "stopping parallaxd: nobody else may hold a pool that is repaired";
     let bare = Bare::open(path, false, hint)?;
     let (environment, progress) = (bare.environment(place)?, showing(bar));
@@ -100,7 +116,8 @@ async fn mend(path: &Path, place: &Place, bar: &ProgressBar) -> Outcome<(Vec<Fin
         .run(move |device| async move { parallax_store::repair(device, environment, &progress).await })
         .await?;
     bare.close().await?;
-    Ok((repaired.left.into_iter().map(FindingView::from).collect(), repaired.mended))
+    let findings = repaired.left.into_iter().map(FindingView::from).collect();
+    Ok(Looked { findings, mended: repaired.mended, in_use: 0 })
 }
 
 fn showing(bar: &ProgressBar) -> impl Fn(u64, u64) + Send + Sync + use<> {
@@ -137,7 +154,7 @@ impl From<Finding> for FindingView {
     }
 }
 
-async fn by_daemon(place: &Place, bar: &ProgressBar) -> Outcome<Vec<FindingView>> {
+async fn by_daemon(place: &Place, bar: &ProgressBar) -> Outcome<Looked> {
     let session = Session::open(place).await?;
     let client = session.client();
     let mut stream =
@@ -150,6 +167,11 @@ async fn by_daemon(place: &Place, bar: &ProgressBar) -> Outcome<Vec<FindingView>
         finished = step.finished;
         findings.extend(step.findings.into_iter().map(FindingView::from));
     }
+    let pool = client.manager().get_pool(client.request(v1::GetPoolRequest {})).await?.into_inner();
     session.close().await?;
-    if finished { Ok(findings) } else { Err(Failure::new("the check ended before it had seen everything")) }
+    if finished {
+        Ok(Looked { findings, in_use: pool.volumes_attached, mended: Vec::new() })
+    } else {
+        Err(Failure::new("the check ended before it had seen everything"))
+    }
 }
