@@ -210,6 +210,8 @@ fn sums(text: &str) -> Count {
 const REFUSED: &[(&str, &str)] = &[
     ("pool.paht=/dev/x", "paht"),
     ("pool.path=relative", "path"),
+    // Its folder holds kubelet's, and with it the mounts of pods: the next daemon had them too, and kept them for ever.
+    ("pool.path=/var/lib/pool.img", "kubelet folder"),
     ("daemon.managerPort=80", "managerPort"),
     ("image.digest=latest", "digest"),
     ("tls.managerSecret=mine", "controllerSecret"),
