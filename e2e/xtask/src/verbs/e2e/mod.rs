@@ -1,6 +1,7 @@
-//! `e2e sanity|stories|chart|suite|vms`.
+//! `e2e sanity|stories|chart|suite|vms|filesystems`.
 
 pub(crate) mod chart;
+pub(crate) mod filesystems;
 pub(crate) mod sanity;
 pub(crate) mod stories;
 pub(crate) mod suite;
@@ -23,6 +24,8 @@ pub(crate) enum Verb {
     Suite(suite::Args),
     /// A Debian disk and its clones as virtual machines, all at once, without a cluster.
     Vms(vms::Args),
+    /// ext4 and xfs whose power is cut at every flush, without a cluster.
+    Filesystems(filesystems::Args),
 }
 
 pub(crate) fn run(world: &World, verb: &Verb) -> Result<()> {
@@ -32,5 +35,6 @@ pub(crate) fn run(world: &World, verb: &Verb) -> Result<()> {
         Verb::Chart(args) => chart::run(world, args),
         Verb::Suite(args) => suite::run(world, args),
         Verb::Vms(args) => vms::run(world, args),
+        Verb::Filesystems(args) => filesystems::run(world, args),
     }
 }

@@ -1,0 +1,168 @@
+//! What a guest is sent for.
+
+use crate::{
+    disk::{Disk, Kind},
+    guest::Word,
+    load::{self, Plan},
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, Write},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+/// Arguments of every errand.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Where {
+    #[arg(long)]
+    pub(crate) fs: Kind,
+    #[arg(long)]
+    pub(crate) seed: u64,
+    #[arg(long, default_value_t = 3)]
+    pub(crate) workers: u32,
+    #[arg(long, default_value_t = 300)]
+    pub(crate) operations: u64,
+    #[arg(long)]
+    pub(crate) device: PathBuf,
+    #[arg(long)]
+    pub(crate) mount: PathBuf,
+}
+
+impl Where {
+    fn disk(&self) -> Disk {
+        Disk::new(self.fs, self.seed)
+    }
+
+    fn plan(&self) -> Plan {
+        Plan { seed: self.seed, operations: self.operations }
+    }
+
+    /// As a command line.
+    pub(crate) fn arguments(&self, errand: &str) -> Vec<String> {
+        let texts = [
+            errand.to_owned(),
+            format!("--fs={}", self.fs.name()),
+            format!("--seed={}", self.seed),
+            format!("--workers={}", self.workers),
+            format!("--operations={}", self.operations),
+            format!("--device={}", self.device.display()),
+            format!("--mount={}", self.mount.display()),
+        ];
+        texts.into()
+    }
+}
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Errand {
+    /// Make a filesystem with a directory for each worker.
+    Format(Where),
+    /// Let the workers run.
+    Load(Where),
+    /// Look at what is left.
+    Verify {
+        #[command(flatten)]
+        at: Where,
+        /// Promises of each worker that were kept: `worker:number,...`.
+        #[arg(long, default_value = "")]
+        kept: String,
+    },
+}
+
+/// Says a word, and waits until it was heard if it is one that has an answer.
+fn say(word: &Word) -> Result<()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().map_err(|_| anyhow::anyhow!("another worker has panicked"))?;
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{}", word.line())?;
+    output.flush()?;
+    if matches!(word, Word::Promise { .. } | Word::Done) {
+        let mut line = String::new();
+        if std::io::stdin().lock().read_line(&mut line)? == 0 {
+            bail!("nobody listens any more");
+        }
+    }
+    Ok(())
+}
+
+/// Does an errand; says what went wrong.
+pub(crate) fn run(errand: &Errand) -> Result<()> {
+    let outcome = match errand {
+        Errand::Format(at) => format(at),
+        Errand::Load(at) => load(at),
+        Errand::Verify { at, kept } => parse(kept).and_then(|kept| verify(at, &kept)),
+    };
+    if let Err(error) = &outcome {
+        say(&Word::Error(format!("{error:#}")))?;
+    }
+    outcome
+}
+
+/// Promises as a guest is told of them.
+pub(crate) fn kept_text(kept: &BTreeMap<u32, u64>) -> String {
+    kept.iter().map(|(worker, number)| format!("{worker}:{number}")).collect::<Vec<_>>().join(",")
+}
+
+fn parse(text: &str) -> Result<BTreeMap<u32, u64>> {
+    let pairs = text.split(',').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (worker, number) = pair.split_once(':').context("`worker:number` is wanted")?;
+            Ok((worker.parse()?, number.parse()?))
+        })
+        .collect()
+}
+
+fn format(at: &Where) -> Result<()> {
+    let disk = at.disk();
+    disk.make(&at.device)?;
+    disk.mount(&at.device, &at.mount)?;
+    for worker in 0..at.workers {
+        std::fs::create_dir(at.mount.join(load::folder(worker)))?;
+    }
+    disk.unmount(&at.mount)
+}
+
+fn load(at: &Where) -> Result<()> {
+    let disk = at.disk();
+    disk.mount(&at.device, &at.mount)?;
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..at.workers)
+            .map(|worker| {
+                let promise = move |number| say(&Word::Promise { worker, number });
+                scope.spawn(move || load::run(at.plan(), worker, &at.mount, promise))
+            })
+            .collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("a worker has panicked"),
+        })
+    })?;
+    say(&Word::Done)?;
+    disk.unmount(&at.mount)
+}
+
+fn verify(at: &Where, kept: &BTreeMap<u32, u64>) -> Result<()> {
+    let disk = at.disk();
+    disk.mount(&at.device, &at.mount)?;
+    let wrong = (0..at.workers)
+        .map(|worker| load::verify(at.plan(), worker, kept.get(&worker).copied().unwrap_or(0), &at.mount))
+        .collect::<Result<Vec<_>>>();
+    let written = write_again(&at.mount);
+    disk.unmount(&at.mount)?;
+    for text in wrong?.concat() {
+        say(&Word::Wrong(text))?;
+    }
+    if let Err(error) = written.and_then(|()| disk.verify(&at.device)) {
+        say(&Word::Wrong(format!("{error:#}")))?;
+    }
+    Ok(())
+}
+
+/// What was left must take new files.
+fn write_again(mount: &Path) -> Result<()> {
+    let path = mount.join("after-the-power-cut");
+    std::fs::write(&path, [7; 20_000]).context("writing after the power cut")?;
+    std::fs::File::open(&path)?.sync_all().context("syncing after the power cut")
+}
