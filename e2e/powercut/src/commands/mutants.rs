@@ -7,15 +7,17 @@ use parallax_store::mutants::Mutant;
 use std::time::Instant;
 
 /// Bugs that show themselves to a filesystem after few power cuts or kills.
-const FINDABLE: [Mutant; 8] = [
+const FINDABLE: [Mutant; 10] = [
     Mutant::JournalBeforeData,
     Mutant::JournalNotFlushed,
+    Mutant::JournalRetiredEarly,
     Mutant::QuietFlushSkipped,
-    Mutant::TailSkipped,
     Mutant::ReplayDropsLast,
     Mutant::RootBeforeNodes,
+    Mutant::NodesReusedEarly,
+    Mutant::UnmapNotRecorded,
     Mutant::FillForgotten,
-    Mutant::FreedBeforeDurable,
+    Mutant::FillStopsEarly,
 ];
 
 #[derive(clap::Args)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::e2e::{sanity, stories};
+use super::e2e::{filesystems, sanity, stories};
 use super::manifests;
 use crate::build::{self, CSI_SANITY, HELM, KUBERNETES, Profile};
 use crate::cluster::{Layout, down, status};
@@ -63,6 +63,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "licences and sources", cluster: false, run: deny },
     Stage { name: "unit tests", cluster: false, run: tests },
     Stage { name: "drill", cluster: false, run: drill },
+    Stage { name: "filesystems", cluster: false, run: filesystems },
     Stage { name: "chart and manifests", cluster: false, run: chart },
     Stage { name: "csi-sanity", cluster: true, run: sanity },
     Stage { name: "a story on a real cluster", cluster: true, run: story },
@@ -272,6 +273,25 @@ fn drill(world: &World) -> Result<Count> {
             Ok(()) => count.passed += 1,
             Err(error) => {
                 println!("{} the drill's {what}", say::bad("failed:"));
+                say::failure(&error);
+                count.failed += 1;
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// Power cuts under real filesystems, and bugs that they must find: about two minutes on two idle cores.
+fn filesystems(world: &World) -> Result<Count> {
+    let mut count = Count::default();
+    if !rustix::process::geteuid().is_root() {
+        say::note("left out: block devices and mounts need root");
+        return Ok(count);
+    }
+    for args in [filesystems::Args::for_ci(), filesystems::Args::mutants()] {
+        match filesystems::run(world, &args) {
+            Ok(()) => count.passed += 1,
+            Err(error) => {
                 say::failure(&error);
                 count.failed += 1;
             }
