@@ -6,8 +6,13 @@
 use crate::operation::{Failure, Operation, Outcome, Route, SendPart, Work};
 use parallax_block::{Buffer, Error, ErrorKind, Result, ResultExt};
 use parking_lot::Mutex;
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags},
+};
 use std::{
     future::{Future, poll_fn},
+    io::IoSlice,
     ops::Range,
     os::{
         fd::OwnedFd,
@@ -20,6 +25,9 @@ use std::{
     },
     task::{Poll, Waker},
 };
+
+/// Pieces of one message, at most (`UIO_MAXIOV`).
+pub(crate) const PIECES_MAX: usize = 1024;
 
 /// A listening socket; cheap to clone.
 #[derive(Debug, Clone)]
@@ -86,6 +94,15 @@ impl From<UnixStream> for Stream {
 }
 
 impl Stream {
+    /// Receives what is here already, into `target`. `None` if there is nothing yet; no bytes if the peer has closed.
+    pub fn receive_now(&self, target: &mut [u8]) -> Result<Option<usize>> {
+        match rustix::net::recv(&*self.0, target, RecvFlags::DONTWAIT) {
+            Ok((received, _)) => Ok(Some(received)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(Error::from(std::io::Error::from(errno)).context("receiving")),
+        }
+    }
+
     /// Receives what there is into `range` of `buffer`; waits for the first byte. Answers how many bytes there
     /// were: none if the peer has closed.
     pub async fn receive(&self, buffer: Buffer, range: Range<usize>) -> (Buffer, Result<usize>) {
@@ -118,7 +135,14 @@ impl Stream {
         if total == 0 {
             return (parts, Ok(()));
         }
-        let work = Work::Send { socket: Arc::clone(&self.0), parts, sent: 0, total };
+        // Most of the time there is room, and what is sent at once needs no turn of the reactor.
+        let sent = match send_now(&self.0, &parts, 0) {
+            Ok(sent) if sent >= total => return (parts, Ok(())),
+            Ok(sent) => sent,
+            // What goes wrong is said by the reactor's attempt, too.
+            Err(_) => 0,
+        };
+        let work = Work::Send { socket: Arc::clone(&self.0), parts, sent, total };
         let (work, outcome) = Operation::new(Route::Here, work).await;
         let parts = if let Work::Send { parts, .. } = work { parts } else { Vec::new() };
         let result = if outcome.is_ok() { Ok(()) } else { Err(explain(outcome).context("sending")) };
@@ -146,6 +170,13 @@ impl Stream {
             .map_err(std::io::Error::from)
             .context(|| "sizing a send buffer")
     }
+}
+
+/// Sends what there is room for, beginning `sent` bytes into the parts.
+pub(crate) fn send_now(socket: &OwnedFd, parts: &[SendPart], sent: usize) -> rustix::io::Result<usize> {
+    let pieces: Vec<_> = Work::unsent(parts, sent, PIECES_MAX).map(IoSlice::new).collect();
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(socket, &pieces, &mut SendAncillaryBuffer::default(), flags)
 }
 
 fn explain(outcome: Outcome) -> Error {

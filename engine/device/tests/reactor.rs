@@ -4,6 +4,7 @@ use parallax_block::{Buffer, ErrorKind, Runtime};
 use parallax_device::{IoMode, Listener, Reactor, ReactorHandle, ReactorOptions, SendPart, Stream};
 use std::{
     future::poll_fn,
+    io::Write,
     os::unix::net::{UnixListener, UnixStream},
     pin::Pin,
     sync::{
@@ -212,6 +213,24 @@ fn a_message_larger_than_the_socket_arrives_whole() {
         assert_eq!(received[4..3_000_004], content);
         assert_eq!(&received[3_000_004..], b"tail");
     });
+}
+
+#[test]
+fn what_is_here_is_received_at_once_and_nothing_is_waited_for() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let stream = Stream::from(ours);
+    let mut bytes = [0; 8];
+    assert_eq!(stream.receive_now(&mut bytes).unwrap(), None);
+    (&theirs).write_all(b"twelve bytes").unwrap();
+    assert_eq!(stream.receive_now(&mut bytes).unwrap(), Some(8));
+    assert_eq!(stream.receive_now(&mut bytes).unwrap(), Some(4));
+    assert_eq!(&bytes, b"ytesve b");
+    drop(theirs);
+    assert_eq!(
+        stream.receive_now(&mut bytes).unwrap(),
+        Some(0),
+        "a peer that has closed is no reason to wait"
+    );
 }
 
 #[test]

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     blocking,
-    operation::{Failure, Outcome, Request, SendPart, Slot, Work},
+    net::send_now,
+    operation::{Failure, Outcome, Request, Slot, Work},
     workers::Workers,
 };
 use parallax_block::{Result, ResultExt};
@@ -16,12 +17,11 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec},
     fs::OFlags,
     io::Errno,
-    net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags},
+    net::{RecvFlags, SocketFlags},
     time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags},
 };
 use slab::Slab;
 use std::{
-    io::IoSlice,
     os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -29,9 +29,6 @@ use std::{
 
 /// Threads that carry out requests on files.
 const THREADS: usize = 8;
-
-/// Pieces of one message, at most.
-const PIECES_MAX: usize = 1024;
 
 /// Pause after a failure that should not be, so that it does not become a busy loop.
 const FAILURE_PAUSE: Duration = Duration::from_millis(50);
@@ -198,7 +195,7 @@ fn attempt(work: &mut Work) -> std::result::Result<usize, Errno> {
             rustix::net::recv(&**socket, &mut buffer[*start..*end], RecvFlags::DONTWAIT)
                 .map(|(count, _)| count)
         }
-        Work::Send { socket, parts, sent, .. } => send(socket, parts, *sent),
+        Work::Send { socket, parts, sent, .. } => send_now(socket, parts, *sent),
         Work::Accept { socket, accepted } => {
             let flags = rustix::fs::fcntl_getfl(&**socket)?;
             if !flags.contains(OFlags::NONBLOCK) {
@@ -211,14 +208,4 @@ fn attempt(work: &mut Work) -> std::result::Result<usize, Errno> {
             Err(Errno::OPNOTSUPP)
         }
     }
-}
-
-fn send(socket: &OwnedFd, parts: &[SendPart], sent: usize) -> std::result::Result<usize, Errno> {
-    let pieces: Vec<_> = Work::unsent(parts, sent, PIECES_MAX).map(IoSlice::new).collect();
-    rustix::net::sendmsg(
-        socket,
-        &pieces,
-        &mut SendAncillaryBuffer::default(),
-        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-    )
 }

@@ -15,6 +15,7 @@
 use super::backend::{Finished, Wait};
 use crate::{
     blocking,
+    net::PIECES_MAX,
     operation::{Failure, Request, Slot, Work},
 };
 use io_uring::{
@@ -38,8 +39,8 @@ const NOBODY: u64 = u64::MAX;
 /// Entries of the submission queue, at most.
 const QUEUE_MAX: u32 = 256;
 
-/// Pieces of one message, at most (`UIO_MAXIOV`).
-const PIECES_MAX: usize = 1024;
+/// `IORING_RECVSEND_POLL_FIRST`: wait for the first byte before trying. The binding has no name for it.
+const RECVSEND_POLL_FIRST: u16 = 1;
 
 /// Pause after a failure that should not be, so that it does not become a busy loop.
 const FAILURE_PAUSE: Duration = Duration::from_millis(50);
@@ -373,6 +374,8 @@ fn entry(work: &mut Work, message: &mut Option<Box<Message>>) -> squeue::Entry {
             let rest = &mut buffer[*start..*end];
             opcode::Recv::new(Fd(socket.as_raw_fd()), rest.as_mut_ptr(), length(rest))
                 .flags(if *all { libc::MSG_WAITALL } else { 0 })
+                // Whoever asks has just seen that there is nothing.
+                .ioprio(if *all { 0 } else { RECVSEND_POLL_FIRST })
                 .build()
         }
         Work::Send { socket, parts, sent, .. } => {

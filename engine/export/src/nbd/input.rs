@@ -5,6 +5,8 @@ use parallax_device::Stream;
 
 /// Bytes taken from the socket at one time.
 const WINDOW: usize = 256 << 10;
+/// Bytes taken without a turn of the reactor, so that one busy client does not keep others waiting.
+const AT_ONCE: usize = 64 << 10;
 
 /// A window over the stream.
 pub(super) struct Input {
@@ -12,11 +14,13 @@ pub(super) struct Input {
     buffer: Buffer,
     start: usize,
     end: usize,
+    /// Bytes taken since the last turn of the reactor.
+    at_once: usize,
 }
 
 impl Input {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, buffer: Buffer::zeroed(WINDOW), start: 0, end: 0 }
+        Self { stream, buffer: Buffer::zeroed(WINDOW), start: 0, end: 0, at_once: 0 }
     }
 
     /// What has arrived and was not consumed.
@@ -39,17 +43,30 @@ impl Input {
                 self.buffer.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
             }
-            let buffer = std::mem::take(&mut self.buffer);
-            let range = self.end..buffer.len();
-            let (buffer, received) = self.stream.receive(buffer, range).await;
-            self.buffer = buffer;
-            match received? {
+            match self.receive().await? {
                 0 if self.start == self.end => return Ok(false),
                 0 => return Err(cut_short()),
                 received => self.end += received,
             }
         }
         Ok(true)
+    }
+
+    /// Appends what has arrived; waits for the first byte of it.
+    async fn receive(&mut self) -> Result<usize> {
+        // Requests that are taken before the first of them is submitted go to the device together.
+        if self.at_once < AT_ONCE
+            && let Some(received) = self.stream.receive_now(&mut self.buffer[self.end..])?
+        {
+            self.at_once += received;
+            return Ok(received);
+        }
+        self.at_once = 0;
+        let buffer = std::mem::take(&mut self.buffer);
+        let range = self.end..buffer.len();
+        let (buffer, received) = self.stream.receive(buffer, range).await;
+        self.buffer = buffer;
+        received
     }
 
     /// Fills `target` with the next bytes: those that are here by copy, the rest straight from the socket.
