@@ -5,14 +5,16 @@
 //! ```
 //!
 //! Invariants:
-//! * The thread sleeps in the kernel, in one call that also submits what its tasks have asked for. It never
-//!   spins, and without work it uses no processor time at all.
+//! * The thread sleeps in the kernel, in one call that also submits what its tasks have asked for. Without work it
+//!   uses no processor time at all; between the requests of a quick client it may look on for a few microseconds
+//!   (`patience`).
 //! * Tasks of a reactor are polled on its thread only, so what they ask for goes into its own ring without a
 //!   lock or a hand-over.
 //! * Whatever the kernel has been lent is given back before the thread ends.
 
 mod backend;
 pub(crate) mod join;
+mod patience;
 mod poller;
 #[expect(unsafe_code, reason = "memory is lent to the kernel")]
 mod ring;

@@ -12,7 +12,10 @@
 //! threads cannot know. Nor does the thread wait for several completions at once: it saved no processor time per
 //! request and cost a tenth of the throughput.
 
-use super::backend::{Finished, Wait};
+use super::{
+    backend::{Finished, Wait},
+    patience::{LOOK, Patience},
+};
 use crate::{
     blocking,
     net::PIECES_MAX,
@@ -30,7 +33,7 @@ use std::{
     mem::ManuallyDrop,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// `user_data` of entries whose completion says nothing.
@@ -64,6 +67,9 @@ pub(super) struct Ring {
     wake: OwnedFd,
     in_flight_max: usize,
     requests: usize,
+    /// Those of them that end by themselves: what a device works on.
+    finite: usize,
+    patience: Patience,
     /// Requests above the bound.
     waiting: VecDeque<Request>,
     /// Entries that found the submission queue full.
@@ -90,6 +96,8 @@ impl Ring {
             wake: wake.try_clone().context(|| "duplicating an eventfd")?,
             in_flight_max: in_flight_max as usize,
             requests: 0,
+            finite: 0,
+            patience: Patience::default(),
             waiting: VecDeque::new(),
             backlog: VecDeque::new(),
             timeouts: Vec::new(),
@@ -106,6 +114,7 @@ impl Ring {
             return;
         }
         self.requests += 1;
+        self.finite += usize::from(!request.work.is_endless());
         let slot = Arc::clone(&request.slot);
         let key = self.flights.insert(Flight::Request { request, message: None });
         slot.key.store(key, Ordering::Relaxed);
@@ -182,7 +191,26 @@ impl Ring {
         if want > 0 && !self.ring.completion().is_empty() {
             return self.ring.submit();
         }
+        if want > 0 && !self.drained && self.requests > 0 && self.finite == 0 && self.patience.looks() {
+            self.ring.submit()?;
+            let came = self.look();
+            self.patience.learn(came);
+        }
         self.ring.submit_and_wait(want)
+    }
+
+    /// Looks for something to reap until there is, or patience ends. Enters the kernel for nothing.
+    fn look(&mut self) -> bool {
+        let begin = Instant::now();
+        loop {
+            if !self.ring.completion().is_empty() || self.ring.submission().taskrun() {
+                return true;
+            }
+            if begin.elapsed() >= LOOK {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// Moves what had to wait into the queue, as far as there is room.
@@ -279,6 +307,7 @@ impl Ring {
                         request.slot.key.store(Slot::NO_KEY, Ordering::Relaxed);
                         if let Flight::Request { request, .. } = self.flights.remove(key) {
                             self.requests -= 1;
+                            self.finite -= usize::from(!request.work.is_endless());
                             finished.push((request, outcome));
                         }
                     }
