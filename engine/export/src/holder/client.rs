@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
     net::{
-        SocketAddrUnix, connect,
+        Shutdown, SocketAddrUnix, connect, shutdown,
         sockopt::{Timeout, set_socket_timeout},
     },
     time::Timespec,
@@ -41,10 +41,11 @@ fn reach(path: &Path) -> Result<OwnedFd> {
     let reaching = || format!("reaching the holder of block devices at {}", path.display());
     let address = SocketAddrUnix::new(path).map_err(os).context(reaching)?;
     let socket = new_socket()?;
-    connect(&socket, &address).map_err(os).context(reaching)?;
+    // Before it connects, which waits too while others wait to be let in.
     for which in [Timeout::Recv, Timeout::Send] {
         set_socket_timeout(&socket, which, Some(ANSWER_WAIT_MAX)).map_err(os).context(reaching)?;
     }
+    connect(&socket, &address).map_err(os).context(reaching)?;
     Ok(socket)
 }
 
@@ -168,7 +169,11 @@ impl State {
     fn judge(&mut self, outcome: Result<()>) -> bool {
         let Err(error) = outcome else { return true };
         tracing::warn!(%error, "the holder of block devices does not answer; a restart now would fail their I/O");
-        self.socket = None;
+        if let Some(socket) = self.socket.take() {
+            // The thread that watches has a copy of it and has to see that this is over; so has the holder, which lets
+            // nobody else in before. If it is over already, both know.
+            let _ = shutdown(&socket, Shutdown::Both);
+        }
         false
     }
 }

@@ -1,5 +1,5 @@
 use super::{server::new_socket, wire, *};
-use rustix::net::{SocketAddrUnix, connect};
+use rustix::net::{SocketAddrUnix, SocketFlags, accept_with, bind, connect, listen};
 use std::{
     fs::File,
     io::{Read, Write},
@@ -137,6 +137,39 @@ fn a_daemon_deposits_again_with_a_new_holder() {
     }
     drop(daemon);
     assert_eq!(word_of(bed.daemon().1), "again");
+}
+
+/// A node was so busy that its holder did not answer one deposit in time. The daemon gave that connection up, but the
+/// thread that was to make another slept on a copy of it: nothing was deposited any more, and after its next restart
+/// the daemon took over what had been attached long before.
+#[test]
+fn a_holder_that_was_slow_once_is_deposited_with_again() {
+    let bed = Bed::new();
+    std::fs::create_dir(bed.socket().parent().unwrap()).unwrap();
+    let slow = new_socket().unwrap();
+    bind(&slow, &SocketAddrUnix::new(bed.socket()).unwrap()).unwrap();
+    listen(&slow, 1).unwrap();
+    let socket = bed.socket();
+    let connecting = thread::spawn(move || Depositor::connect(&socket, WAIT).unwrap().0);
+    let connection = accept_with(&slow, SocketFlags::CLOEXEC).unwrap();
+    assert_eq!(wire::receive(&connection).unwrap().unwrap().tag, wire::Tag::Take);
+    wire::send(&connection, wire::Tag::Nothing, None).unwrap();
+    let daemon = connecting.join().unwrap();
+    // Until the thread that watches is asleep.
+    thread::sleep(Duration::from_millis(500));
+    assert!(!daemon.put(deposit("kept").0), "nobody has answered");
+
+    // The connection stays open on the other side, as that of a process that is only slow does.
+    drop(slow);
+    let _holder = Running::start(&bed.socket(), WAIT);
+    let start = Instant::now();
+    while !daemon.is_held() {
+        assert!(start.elapsed() < WAIT, "nothing is ever deposited again");
+        thread::sleep(Duration::from_millis(10));
+    }
+    drop(daemon);
+    assert_eq!(word_of(bed.daemon().1), "kept");
+    drop(connection);
 }
 
 #[test]
