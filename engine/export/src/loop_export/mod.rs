@@ -170,8 +170,16 @@ impl LoopExports {
         instance.remember(&key, attached.device);
         let shown = attached.shown.clone();
         self.attached.write().insert(key, attached);
-        self.deposit(service, None)?;
+        self.tell(service);
         Ok(shown)
+    }
+
+    /// Tells the holder what is so by now. What was told before it is enough for the next daemon, if need be: nothing
+    /// that has happened is called off for it.
+    fn tell(&self, service: &Service) {
+        if let Err(error) = self.deposit(service, None) {
+            tracing::warn!(%error, "the holder of block devices knows only what was before");
+        }
     }
 
     /// Tells the holder, if there is one, what the next daemon has to know. A holder that is gone is no error.
@@ -219,7 +227,8 @@ impl LoopExports {
         self.attached.write().remove(key);
         self.catalogue.remove(key);
         service.instance.forget(key);
-        self.deposit(service, None)
+        self.tell(service);
+        Ok(())
     }
 
     /// Every attachment, by key. Never waits for I/O.
@@ -268,7 +277,7 @@ impl LoopExports {
     }
 
     fn leave(&self, service: Service) -> Result<()> {
-        self.deposit(&service, None)?;
+        self.tell(&service);
         service.link.leave();
         let limit = Instant::now() + DRAIN_MAX;
         let attached = self.attached.read();

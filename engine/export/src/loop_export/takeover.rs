@@ -17,7 +17,7 @@ use super::{
     ExportKey, FUSE_THREADS, Limits, LoopExports, Note, Service,
     attachment::{Attached, Hands, logical_block},
     filesystem,
-    filesystem::{Catalogue, FIRST_FILE},
+    filesystem::{Catalogue, FIRST_FILE, first_file_after},
     fuse::{Agreed, Link},
     instance::Instance,
     lost::Lost,
@@ -183,6 +183,7 @@ fn adopt(instance: &mut Instance, deposit: Deposit) -> Result<(Adopted, u32)> {
         }
     }
     state.exports.retain(|key, _| parked.contains_key(key));
+    state.next_inode = first_file_after(state.next_inode);
     // Only a connection whose kernel can send again is ever deposited.
     let agreed = Agreed { write_bytes_max: state.write_bytes_max, resends: true };
     let link = Link::take_over(device, agreed);
