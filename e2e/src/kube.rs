@@ -54,20 +54,26 @@ impl Kube {
 
     /// Applies objects.
     pub fn apply(&self, objects: &[Value]) -> Result<()> {
-        for object in objects {
-            let file = std::env::temp_dir().join(format!(
-                "parallax-apply-{}-{}.json",
-                std::process::id(),
-                object["metadata"]["name"].as_str().unwrap_or("object")
-            ));
-            std::fs::write(&file, object.to_string()).context("writing an object for kubectl")?;
-            let outcome = self.run(&["apply", "-f", &file.to_string_lossy()]);
-            std::fs::remove_file(&file).ok();
-            outcome.with_context(|| {
-                format!("applying {} {}", text(&object["kind"]), text(&object["metadata"]["name"]))
-            })?;
-        }
-        Ok(())
+        objects.iter().try_for_each(|object| self.send(object, &["apply"]))
+    }
+
+    /// Asks whether the cluster would take an object; it is not made.
+    pub fn would_take(&self, object: &Value) -> Result<()> {
+        self.send(object, &["apply", "--dry-run=server"])
+    }
+
+    fn send(&self, object: &Value, verb: &[&str]) -> Result<()> {
+        let file = std::env::temp_dir().join(format!(
+            "parallax-apply-{}-{}.json",
+            std::process::id(),
+            object["metadata"]["name"].as_str().unwrap_or("object")
+        ));
+        std::fs::write(&file, object.to_string()).context("writing an object for kubectl")?;
+        let outcome = self.run(&[verb, &["-f", &file.to_string_lossy()]].concat());
+        std::fs::remove_file(&file).ok();
+        outcome.map(drop).with_context(|| {
+            format!("applying {} {}", text(&object["kind"]), text(&object["metadata"]["name"]))
+        })
     }
 
     /// Waits until `check` says yes of the object; the error tells the object's last state and events.

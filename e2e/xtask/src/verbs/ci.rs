@@ -216,6 +216,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("daemon.managerPort=80", "managerPort"),
     ("image.digest=latest", "digest"),
     ("tls.managerSecret=mine", "controllerSecret"),
+    ("metrics.podMonitor.enabled=true", "metrics.enabled"),
 ];
 
 fn chart(world: &World) -> Result<Count> {

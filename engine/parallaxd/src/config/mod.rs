@@ -62,7 +62,7 @@ pub struct Config {
     /// Directory in shared memory for what must outlive the process.
     #[serde(default = "default_tails")]
     pub tails: PathBuf,
-    /// Metrics and health over HTTP, on loopback.
+    /// Metrics and health over HTTP, on loopback unless others are allowed.
     #[serde(default)]
     pub metrics: Option<MetricsConfig>,
     /// What is logged, and how.
@@ -167,8 +167,11 @@ impl Default for ExportsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsConfig {
-    /// Address on loopback.
+    /// Address on loopback, or any with `allow_remote`.
     pub listen: SocketAddr,
+    /// Lets others than this machine read: nobody is asked who they are.
+    #[serde(default)]
+    pub allow_remote: bool,
 }
 
 /// What is logged, and how.
@@ -275,11 +278,14 @@ impl Config {
             return fail("exports.memory", "less than 1M cannot hold a request");
         }
         if let Some(metrics) = &self.metrics
-            && !metrics.listen.ip().is_loopback()
+            && !(metrics.allow_remote || metrics.listen.ip().is_loopback())
         {
             return fail(
                 "metrics.listen",
-                &format!("{} is not a loopback address; metrics are not authenticated", metrics.listen),
+                &format!(
+                    "{} is not a loopback address, and anybody could read there; metrics.allow_remote: true allows it",
+                    metrics.listen
+                ),
             );
         }
         if let Some(extent) = self.pool.create.as_ref().and_then(|create| create.extent)

@@ -66,7 +66,8 @@ fn every_mistake_says_what_and_where() {
         ("pool: {path: pool.img}", "pool.path: 'pool.img' must be an absolute path"),
         (
             "pool: {path: /p}\nmetrics: {listen: '0.0.0.0:9750'}",
-            "metrics.listen: 0.0.0.0:9750 is not a loopback address; metrics are not authenticated",
+            "metrics.listen: 0.0.0.0:9750 is not a loopback address, and anybody could read there; metrics.allow_remote: true \
+             allows it",
         ),
         (
             "pool: {path: /p}\nmanager: {listen: '0.0.0.0:9443'}",

@@ -1,4 +1,4 @@
-//! Metrics and health over plain HTTP, on loopback only.
+//! Metrics and health over plain HTTP, on loopback unless the configuration allows others.
 //!
 //! `/metrics` the figures · `/healthz` the process answers · `/readyz` the pool's device does too.
 
@@ -29,11 +29,8 @@ pub struct Pages {
     pub metrics: Arc<Metrics>,
 }
 
-/// Listens; refuses an address that is not loopback.
+/// Listens; which addresses are allowed is the configuration's matter.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    if !address.ip().is_loopback() {
-        return Err(Error::invalid(format!("metrics are served on loopback only, not on {address}")));
-    }
     TcpListener::bind(address)
         .await
         .map_err(|error| Error::from(error).context(format!("listening for metrics on {address}")))

@@ -1,7 +1,7 @@
 //! Figures for Prometheus.
 //!
 //! Counters of the data path are per volume and per thread ([`volume`]); the rest is counted where it happens.
-//! A scrape ([`scrape`]) sums and asks the pool for its fill; [`http`] serves it on loopback.
+//! A scrape ([`scrape`]) sums and asks the pool for its fill; [`http`] serves it, on loopback by default.
 
 pub mod http;
 pub mod scrape;

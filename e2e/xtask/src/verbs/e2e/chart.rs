@@ -1,7 +1,7 @@
 //! The chart, as an operator uses it: `helm test`, then an upgrade while a pod writes.
 //!
 //! The upgrade changes a value that every part of Parallax sees. Controller and node plugin must be replaced; the
-//! pods that serve devices must stay, and a pod that writes must not notice.
+//! pods that serve devices must stay until somebody deletes them, and a pod that writes must not notice either.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use parallax_e2e::objects::{Claim, FILESYSTEM, From, shell};
 use parallax_e2e::pool::{CONTROLLER, DAEMON, NODE_PLUGIN, Pool};
 use parallax_e2e::process;
 use parallax_e2e::say;
-use parallax_e2e::stage::{PATIENCE, Stage, same};
+use parallax_e2e::stage::{PATIENCE, Stage, condition, same};
 use parallax_e2e::wait;
 use serde_json::json;
 
@@ -31,8 +31,11 @@ pub(crate) struct Args {
 const HELM: Duration = Duration::from_secs(300);
 /// A node that is none.
 const SECOND: &str = "another-node";
-/// The value that is changed, and then changed back.
-const CHANGE: &str = "log.filter=debug";
+/// A namespace for unprivileged pods only.
+const STRICT: &str = "story-restricted";
+/// The values that are changed, and then changed back.
+const CHANGE: &str = "log.filter=debug,metrics.enabled=true";
+const BACK: &str = "log.filter=info,metrics.enabled=false";
 /// Writes a number five times a second and syncs it; a failed write ends it.
 const WITNESS: &str =
     "n=0; while n=$((n+1)); do echo $n >> /data/log && sync /data/log || exit 1; sleep 0.2; done";
@@ -45,6 +48,8 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     })?;
 
     say::step("what a dry run tells is true", || dry_run(world))?;
+
+    say::step("the controller keeps to the restricted Pod Security Standard", || restricted(&kube))?;
 
     say::step("a second node is refused before anything is changed", || second_node(world, &kube))?;
 
@@ -70,13 +75,13 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
         stage.ready("witness")?;
         unbroken(&stage.sh("witness", "cat /data/log")?)
     })?;
-    stage.step("helm upgrade back again", || upgrade(world, &["--set", "log.filter=info"]))?;
-    stage.step("the pod still writes", || {
-        let count = || -> Result<usize> { Ok(stage.sh("witness", "wc -l < /data/log")?.trim().parse()?) };
-        let seen = count()?;
-        wait::until("another line", PATIENCE, || Ok((count()? > seen).then_some(())))?;
-        unbroken(&stage.sh("witness", "cat /data/log")?)
+    stage.step("the daemon's pod is deleted, and the pod that writes goes on", || {
+        replace_daemon(&stage)?;
+        still_writes(&stage)
     })?;
+    stage.step("the new daemon's figures can be read in the cluster", || figures(&stage))?;
+    stage.step("helm upgrade back again", || upgrade(world, &["--set", BACK]))?;
+    stage.step("the pod still writes", || still_writes(&stage))?;
     stage.step("everything is deleted", || stage.delete(&["pod/witness", "pvc/new", "pvc/witness"]))?;
     stage.step("the namespace goes, and its volumes", || stage.close())?;
     say::step("the whole pool is verified", || pool.check())
@@ -84,10 +89,74 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
 
 /// A client's dry run does not look at the cluster. It once said that no node had the labels.
 fn dry_run(world: &World) -> Result<()> {
-    let mut command = helm(world, &["upgrade", "parallax", "--dry-run=client", "--reuse-values"]);
+    let mut command = helm(world, &["upgrade", "parallax", "--dry-run=client", "--reset-then-reuse-values"]);
     command.arg(world.repo.join("charts/parallax")).args(["-n", NAMESPACE]);
     let told = process::output(&mut command, HELM)?;
     ensure!(told.contains("without a look at the cluster"), "it pretends to know the nodes: {told}");
+    Ok(())
+}
+
+/// Pods of the controller fit a namespace that allows nothing more; a daemon's would not.
+fn restricted(kube: &Kube) -> Result<()> {
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STRICT, "labels": labels}});
+    kube.apply(&[namespace])?;
+    let fits = |selector: &str| -> Result<()> {
+        let found = kube.json(&["get", "pod", "-n", NAMESPACE, &kube.pod(NAMESPACE, selector)?])?;
+        let mut spec = found["spec"].clone();
+        // What belongs to the namespace that it comes from.
+        for key in ["serviceAccountName", "serviceAccount", "nodeName"] {
+            spec.as_object_mut().context("a pod without a specification")?.remove(key);
+        }
+        kube.would_take(&json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fits", "namespace": STRICT}, "spec": spec,
+        }))
+    };
+    let outcome = wait::until("the namespace's service account", PATIENCE, || {
+        Ok(kube.run(&["get", "-n", STRICT, "serviceaccount/default"]).is_ok().then_some(()))
+    })
+    .and_then(|()| fits(CONTROLLER))
+    .and_then(|()| {
+        let refusal = fits(DAEMON).err().context("a privileged pod was taken, too")?;
+        ensure!(
+            format!("{refusal:#}").contains("violates PodSecurity"),
+            "refused for another reason: {refusal:#}"
+        );
+        Ok(())
+    });
+    kube.run(&["delete", "namespace", STRICT, "--wait=false"])?;
+    outcome
+}
+
+/// Deletes the daemon's pod, as an upgrade wants, and waits for the next.
+fn replace_daemon(stage: &Stage) -> Result<()> {
+    let kube = &stage.kube;
+    let old = kube.pod(NAMESPACE, DAEMON)?;
+    kube.delete(NAMESPACE, &format!("pod/{old}"), PATIENCE)?;
+    wait::until("another daemon to be ready", PATIENCE, || {
+        let Ok(new) = kube.pod(NAMESPACE, DAEMON) else { return Ok(None) };
+        let found = kube.json(&["get", "pod", "-n", NAMESPACE, &new])?;
+        Ok((new != old && condition(&found, "Ready")).then_some(()))
+    })
+}
+
+/// Waits for another line, and looks for gaps.
+fn still_writes(stage: &Stage) -> Result<()> {
+    let count = || -> Result<usize> { Ok(stage.sh("witness", "wc -l < /data/log")?.trim().parse()?) };
+    let seen = count()?;
+    wait::until("another line", PATIENCE, || Ok((count()? > seen).then_some(())))?;
+    unbroken(&stage.sh("witness", "cat /data/log")?)
+}
+
+/// Reads the daemon's metrics as Prometheus would, from a pod.
+fn figures(stage: &Stage) -> Result<()> {
+    let kube = &stage.kube;
+    let found = kube.json(&["get", "pod", "-n", NAMESPACE, &kube.pod(NAMESPACE, DAEMON)?])?;
+    let page =
+        stage.sh("witness", &format!("wget -qO- http://{}:9809/metrics", text(&found["status"]["podIP"])))?;
+    let volume = page.contains("parallax_volume_io_bytes_total{volume=");
+    ensure!(volume, "no open volume is told of: {}", process::tail(&page, 20));
     Ok(())
 }
 
@@ -111,7 +180,7 @@ fn second_node(world: &World, kube: &Kube) -> Result<()> {
 /// Changes values of the release and keeps all others.
 fn upgrade(world: &World, changes: &[&str]) -> Result<()> {
     let mut command = helm(world, &["upgrade", "parallax"]);
-    command.arg(world.repo.join("charts/parallax")).args(["--reuse-values", "-n", NAMESPACE]);
+    command.arg(world.repo.join("charts/parallax")).args(["--reset-then-reuse-values", "-n", NAMESPACE]);
     command.args(["--wait", "--timeout", "3m"]).args(changes);
     process::output(&mut command, HELM).map(drop)
 }
