@@ -12,6 +12,7 @@ use parallax_store::{
     VdiId, mutants::Mutant,
 };
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -45,6 +46,8 @@ impl Bed {
     pub(crate) fn start(under: Under) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("powercut-").tempdir()?;
         std::fs::create_dir(folder.path().join("mount"))?;
+        // A database on it does not run as root.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))?;
         let reactor = Reactor::start("powercut", ReactorOptions::default())?;
         if let Under::Store(mutant) = under {
             switch_on(&reactor, mutant)?;

@@ -1,5 +1,6 @@
 //! A filesystem on a block device: made, mounted, verified. Only a guest does that.
 
+use crate::errand::Task;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use parallax_sim::Prng;
@@ -33,10 +34,11 @@ impl Kind {
     }
 
     /// Bytes of a volume for it. mkfs.xfs refuses less than 300 MiB.
-    pub(crate) fn volume_bytes(self) -> u64 {
-        match self {
-            Self::Ext4 => 96 << 20,
-            Self::Xfs => 320 << 20,
+    pub(crate) fn volume_bytes(self, task: Task) -> u64 {
+        match (self, task) {
+            (Self::Ext4, Task::Files) => 96 << 20,
+            (Self::Ext4, Task::Database) => 256 << 20,
+            (Self::Xfs, _) => 320 << 20,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What a guest is sent for.
 
 use crate::{
+    database,
     disk::{Disk, Kind},
-    guest::Word,
+    guest::{STOP, Word},
     load::{self, Plan},
 };
 use anyhow::{Context, Result, bail};
@@ -13,16 +14,36 @@ use std::{
     sync::Mutex,
 };
 
+/// What runs on the filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Task {
+    /// Operations on files and names.
+    Files,
+    /// Transactions of PostgreSQL.
+    Database,
+}
+
+impl Task {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::Database => "database",
+        }
+    }
+}
+
 /// Arguments of every errand.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Where {
     #[arg(long)]
+    pub(crate) task: Task,
+    #[arg(long)]
     pub(crate) fs: Kind,
     #[arg(long)]
     pub(crate) seed: u64,
-    #[arg(long, default_value_t = 3)]
+    #[arg(long)]
     pub(crate) workers: u32,
-    #[arg(long, default_value_t = 300)]
+    #[arg(long)]
     pub(crate) operations: u64,
     #[arg(long)]
     pub(crate) device: PathBuf,
@@ -43,6 +64,7 @@ impl Where {
     pub(crate) fn arguments(&self, errand: &str) -> Vec<String> {
         let texts = [
             errand.to_owned(),
+            format!("--task={}", self.task.name()),
             format!("--fs={}", self.fs.name()),
             format!("--seed={}", self.seed),
             format!("--workers={}", self.workers),
@@ -70,8 +92,8 @@ pub(crate) enum Errand {
     },
 }
 
-/// Says a word, and waits until it was heard if it is one that has an answer.
-fn say(word: &Word) -> Result<()> {
+/// Says a word, and waits until it was heard if it is one that has an answer. Whether to go on.
+fn say(word: &Word) -> Result<bool> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().map_err(|_| anyhow::anyhow!("another worker has panicked"))?;
     let mut output = std::io::stdout().lock();
@@ -82,8 +104,9 @@ fn say(word: &Word) -> Result<()> {
         if std::io::stdin().lock().read_line(&mut line)? == 0 {
             bail!("nobody listens any more");
         }
+        return Ok(line.trim() != STOP);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Does an errand; says what went wrong.
@@ -118,8 +141,12 @@ fn format(at: &Where) -> Result<()> {
     let disk = at.disk();
     disk.make(&at.device)?;
     disk.mount(&at.device, &at.mount)?;
-    for worker in 0..at.workers {
-        std::fs::create_dir(at.mount.join(load::folder(worker)))?;
+    match at.task {
+        Task::Files => {
+            (0..at.workers)
+                .try_for_each(|worker| std::fs::create_dir(at.mount.join(load::folder(worker))))?;
+        }
+        Task::Database => database::make(&at.mount)?,
     }
     disk.unmount(&at.mount)
 }
@@ -127,31 +154,46 @@ fn format(at: &Where) -> Result<()> {
 fn load(at: &Where) -> Result<()> {
     let disk = at.disk();
     disk.mount(&at.device, &at.mount)?;
+    match at.task {
+        Task::Files => {
+            work(at)?;
+            say(&Word::Done)?;
+        }
+        Task::Database => {
+            let promise = |worker, number| say(&Word::Promise { worker, number });
+            database::run(at.plan(), at.workers, &at.mount, promise, || say(&Word::Done).map(drop))?;
+        }
+    }
+    disk.unmount(&at.mount)
+}
+
+fn work(at: &Where) -> Result<()> {
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..at.workers)
             .map(|worker| {
-                let promise = move |number| say(&Word::Promise { worker, number });
+                let promise = move |number| say(&Word::Promise { worker, number }).map(drop);
                 scope.spawn(move || load::run(at.plan(), worker, &at.mount, promise))
             })
             .collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(outcome) => outcome,
-            Err(_) => bail!("a worker has panicked"),
-        })
-    })?;
-    say(&Word::Done)?;
-    disk.unmount(&at.mount)
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|_| bail!("a worker has panicked")))
+    })
 }
 
 fn verify(at: &Where, kept: &BTreeMap<u32, u64>) -> Result<()> {
     let disk = at.disk();
     disk.mount(&at.device, &at.mount)?;
-    let wrong = (0..at.workers)
-        .map(|worker| load::verify(at.plan(), worker, kept.get(&worker).copied().unwrap_or(0), &at.mount))
-        .collect::<Result<Vec<_>>>();
+    let wrong = match at.task {
+        Task::Files => (0..at.workers)
+            .map(|worker| load::verify(at.plan(), worker, kept.get(&worker).copied().unwrap_or(0), &at.mount))
+            .collect::<Result<Vec<_>>>()
+            .map(|wrong| wrong.concat()),
+        Task::Database => database::verify(at.workers, kept, &at.mount),
+    };
     let written = write_again(&at.mount);
     disk.unmount(&at.mount)?;
-    for text in wrong?.concat() {
+    for text in wrong? {
         say(&Word::Wrong(text))?;
     }
     if let Err(error) = written.and_then(|()| disk.verify(&at.device)) {

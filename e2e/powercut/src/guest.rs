@@ -10,7 +10,7 @@ use rustix::{
 };
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     time::Duration,
 };
@@ -19,6 +19,9 @@ use std::{
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Longest time from the last word to the end.
 const END_MAX: Duration = Duration::from_secs(30);
+
+/// The answer after which a guest ends its load.
+pub(crate) const STOP: &str = "stop";
 
 /// What the guest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,9 +72,11 @@ pub(crate) struct Guest {
 impl Guest {
     /// Starts this program again as `guest ARGUMENTS`.
     pub(crate) fn start(arguments: &[String]) -> Result<Self> {
-        let program = std::env::current_exe().context("finding this program")?;
+        // Under this name it is found even when somebody builds another one meanwhile.
+        let program = format!("/proc/{}/exe", std::process::id());
         let mut child = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "--"])
+            // Whatever it starts ends with it, and its mounts with that.
+            .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--"])
             .arg(program)
             .arg("guest")
             .args(arguments)
@@ -111,19 +116,33 @@ impl Guest {
         self.input.write_all(b"ok\n").context("answering the guest")
     }
 
+    /// Lets it go on no longer.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        writeln!(self.input, "{STOP}").context("answering the guest")
+    }
+
     /// Waits for its end.
     pub(crate) fn finish(mut self) -> Result<()> {
-        let pid = Pid::from_child(&self.child);
-        let descriptor = pidfd_open(pid, PidfdFlags::empty())?;
-        let limit = Timespec::try_from(END_MAX)?;
-        if poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&limit))? == 0 {
-            bail!("the guest does not end within {} s", END_MAX.as_secs());
-        }
-        let status = self.child.wait()?;
+        let status = self.ended()?;
         if !status.success() {
             bail!("the guest ended with {status}");
         }
         Ok(())
+    }
+
+    /// Kills it, and everything that it has started, and waits for the end of that.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.ended().map(drop)
+    }
+
+    fn ended(&mut self) -> Result<ExitStatus> {
+        let descriptor = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
+        let limit = Timespec::try_from(END_MAX)?;
+        if poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&limit))? == 0 {
+            bail!("the guest does not end within {} s", END_MAX.as_secs());
+        }
+        Ok(self.child.wait()?)
     }
 
     /// Everything that it finds wrong, to its end.

@@ -12,11 +12,13 @@
 
 mod bed;
 mod commands;
+mod database;
 mod disk;
 mod errand;
 mod guest;
 mod load;
 mod media;
+mod node;
 mod round;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +36,10 @@ struct Cli {
 enum Command {
     /// Loads on ext4 and xfs, cut off at many places.
     Filesystems(commands::filesystems::Args),
+    /// PostgreSQL on ext4 and xfs, cut off at some places.
+    Database(commands::database::Args),
+    /// PostgreSQL over the real daemon, which is killed again and again.
+    Kills(commands::kills::Args),
     /// One place of a recorded history, again.
     Point(commands::point::Args),
     /// Bugs of the store, switched on: each must be found.
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
             Err(_) => return ExitCode::FAILURE,
         },
         Command::Filesystems(args) => commands::filesystems::run(args),
+        Command::Database(args) => commands::database::run(args),
+        Command::Kills(args) => commands::kills::run(args),
         Command::Point(args) => commands::point::run(args),
         Command::Mutants(args) => commands::mutants::run(args),
     };

@@ -3,7 +3,7 @@
 use crate::{
     bed::{Bed, Under},
     disk::{Disk, Kind},
-    errand::{Where, kept_text},
+    errand::{Task, Where, kept_text},
     guest::{Guest, Word},
     media::{
         Image,
@@ -30,6 +30,7 @@ const DISTURBANCE: Duration = Duration::from_millis(60);
 /// What a round is made from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Round {
+    pub(crate) task: Task,
     pub(crate) kind: Kind,
     pub(crate) seed: u64,
     pub(crate) workers: u32,
@@ -60,6 +61,7 @@ pub(crate) struct Outcome {
 impl Round {
     fn errand(&self, device: PathBuf, mount: PathBuf) -> Where {
         Where {
+            task: self.task,
             fs: self.kind,
             seed: self.seed,
             workers: self.workers,
@@ -74,9 +76,9 @@ impl Round {
         let bed = Bed::start(self.under)?;
         let disk = Disk::new(self.kind, self.seed);
         let boot = Prng::new(self.seed).next_u128();
-        let image = Image::new(bed.disk_bytes(self.kind.volume_bytes()));
+        let image = Image::new(bed.disk_bytes(self.kind.volume_bytes(self.task)));
         let recorder = bed.disk(image, Memory::new(), boot, disk.logical_block);
-        bed.format(&recorder, self.kind.volume_bytes(), disk.logical_block)?;
+        bed.format(&recorder, self.kind.volume_bytes(self.task), disk.logical_block)?;
         let open = bed.open(&recorder)?;
         let at = self.errand(open.device().into(), bed.mount_point());
         let made = Guest::start(&at.arguments("format"))?.findings().context("making the filesystem");

@@ -1,8 +1,11 @@
 //! What can be asked of this program, one command a file.
 
+pub(crate) mod database;
 pub(crate) mod filesystems;
+pub(crate) mod kills;
 pub(crate) mod mutants;
 pub(crate) mod point;
+mod rounds;
 
 use anyhow::{Result, bail};
 use parallax_store::mutants::Mutant;

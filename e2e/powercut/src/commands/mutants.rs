@@ -1,7 +1,7 @@
 //! `mutants`: bugs of the store that a power cut brings to light. Each must be found, or nothing here means anything.
 
-use super::filesystems::one;
-use crate::{bed::Under, disk::Kind, round::Round};
+use super::rounds::{jobs, one};
+use crate::{bed::Under, disk::Kind, errand::Task, round::Round};
 use anyhow::{Result, bail};
 use parallax_store::mutants::Mutant;
 use std::time::Instant;
@@ -38,7 +38,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     super::prepare()?;
-    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let jobs = jobs(args.jobs);
     let wanted = if args.only.is_empty() { FINDABLE.to_vec() } else { args.only.clone() };
     let mut survivors = Vec::new();
     for mutant in wanted {
@@ -60,8 +60,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// How it was found.
 fn hunt(mutant: Mutant, args: &Args, jobs: usize) -> Option<String> {
     (1..=args.seeds).find_map(|seed| {
-        let round =
-            Round { kind: Kind::Ext4, seed, workers: 3, operations: 300, under: Under::Store(Some(mutant)) };
+        let round = Round {
+            task: Task::Files,
+            kind: Kind::Ext4,
+            seed,
+            workers: 3,
+            operations: 300,
+            under: Under::Store(Some(mutant)),
+        };
         match one(&round, args.points, jobs) {
             // The load itself has noticed.
             Err(error) => Some(format!("{error:#}")),

@@ -3,6 +3,7 @@
 use crate::{
     bed::{Bed, Under},
     disk::Kind,
+    errand::Task,
     media::{
         file,
         player::{Cut, End, Player},
@@ -18,6 +19,8 @@ pub(crate) struct Args {
     /// The history.
     #[arg(long)]
     history: PathBuf,
+    #[arg(long, default_value = "files")]
+    task: Task,
     #[arg(long)]
     fs: Kind,
     #[arg(long)]
@@ -47,8 +50,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     super::prepare()?;
     let history = file::load(&args.history)?;
     let under = if args.without_store { Under::Nothing } else { Under::Store(args.mutant) };
-    let round =
-        Round { kind: args.fs, seed: args.seed, workers: args.workers, operations: args.operations, under };
+    let round = Round {
+        task: args.task,
+        kind: args.fs,
+        seed: args.seed,
+        workers: args.workers,
+        operations: args.operations,
+        under,
+    };
     let cut = Cut { position: args.position, end: args.end, seed: args.choice };
     let remains = Player::new(&history).cut(cut);
     let wrong = round.examine(&Bed::start(under)?, remains)?;

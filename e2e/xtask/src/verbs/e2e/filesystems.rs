@@ -19,7 +19,7 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// Longest time of one command: thousands of points take as long as they take.
-const LIMIT: Duration = Duration::from_secs(12 * 3600);
+pub(super) const LIMIT: Duration = Duration::from_secs(12 * 3600);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

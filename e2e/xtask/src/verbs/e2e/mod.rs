@@ -1,6 +1,7 @@
-//! `e2e sanity|stories|chart|suite|vms|filesystems`.
+//! `e2e sanity|stories|chart|suite|vms|filesystems|database`.
 
 pub(crate) mod chart;
+pub(crate) mod database;
 pub(crate) mod filesystems;
 pub(crate) mod sanity;
 pub(crate) mod stories;
@@ -26,6 +27,8 @@ pub(crate) enum Verb {
     Vms(vms::Args),
     /// ext4 and xfs whose power is cut at every flush, without a cluster.
     Filesystems(filesystems::Args),
+    /// PostgreSQL under power cuts and kills of the daemon, without a cluster.
+    Database(database::Args),
 }
 
 pub(crate) fn run(world: &World, verb: &Verb) -> Result<()> {
@@ -36,5 +39,6 @@ pub(crate) fn run(world: &World, verb: &Verb) -> Result<()> {
         Verb::Suite(args) => suite::run(world, args),
         Verb::Vms(args) => vms::run(world, args),
         Verb::Filesystems(args) => filesystems::run(world, args),
+        Verb::Database(args) => database::run(world, args),
     }
 }
