@@ -11,6 +11,12 @@ pub trait Runtime: Send + Sync {
     /// Starts a task that runs until it is done. Nobody waits for it.
     fn spawn(&self, task: BoxFuture<'static, ()>);
 
+    /// Starts such a task where the caller runs, if the executor has several threads: for short work that the caller
+    /// waits for, so that neither has to wake the other's thread.
+    fn spawn_near(&self, task: BoxFuture<'static, ()>) {
+        self.spawn(task);
+    }
+
     /// Time since a fixed moment; never goes back and counts suspended time (boottime).
     fn now(&self) -> Duration;
 

@@ -49,6 +49,30 @@ fn a_task_answers_to_another_thread() {
 }
 
 #[test]
+fn a_task_that_is_started_near_runs_on_the_thread_that_starts_it() {
+    on_both(|home| {
+        let other =
+            Reactor::start("other", ReactorOptions { io: home.io(), ..ReactorOptions::default() }).unwrap();
+        let near = |home: &ReactorHandle| {
+            let (answer, answered) = mpsc::channel();
+            home.spawn_near(Box::pin(async move { answer.send(std::thread::current().id()).unwrap() }));
+            answered
+        };
+        let thread =
+            |reactor: &ReactorHandle| reactor.block_on(async { std::thread::current().id() }).unwrap();
+        let starter = home.clone();
+        let answered = other.block_on(async move { near(&starter) }).unwrap();
+        assert_eq!(answered.recv().unwrap(), thread(&other));
+        assert_eq!(
+            near(&home).recv().unwrap(),
+            thread(&home),
+            "from a thread without a reactor it goes home"
+        );
+        other.shutdown();
+    });
+}
+
+#[test]
 fn tasks_that_yield_take_turns() {
     on_both(|reactor| {
         let count = Arc::new(AtomicUsize::new(0));

@@ -37,7 +37,7 @@ impl Rounds {
         };
         if start {
             let rounds = self.clone();
-            runtime.spawn(Box::pin(async move { rounds.run(round).await }));
+            runtime.spawn_near(Box::pin(async move { rounds.run(round).await }));
         }
         receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Cancelled, "the store was shut down")))
     }

@@ -462,6 +462,20 @@ impl Runtime for ReactorHandle {
         }
     }
 
+    /// On the reactor of this thread, if it has one.
+    fn spawn_near(&self, task: BoxFuture<'static, ()>) {
+        let left = with_current(|local| match local {
+            Some(local) => {
+                local.adopt(Task::new(task, Arc::clone(&local.shared)));
+                None
+            }
+            None => Some(task),
+        });
+        if let Some(task) = left {
+            Runtime::spawn(self, task);
+        }
+    }
+
     fn now(&self) -> Duration {
         boottime()
     }
