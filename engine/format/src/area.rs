@@ -72,13 +72,13 @@ impl AreaHeader {
     pub fn decode(bytes: &[u8], at: u64, salt: PoolSalt) -> Result<Self> {
         let sealed = seal::open(bytes, Kind::AreaHeader, at, salt)?;
         let mut r = Reader::new(sealed.payload, "area header");
-        let id = AreaId { epoch: r.u64()?, generation: r.u64()? };
+        let id = AreaId { epoch: r.count()?, generation: r.count()? };
         let (base_blocks, base_crc, runs) = (r.u32()?, r.u32()?, r.u32()? as usize);
         if runs > RUNS_MAX {
             return Err(Error::corrupt("the area header lists too many runs"));
         }
         let runs =
-            (0..runs).map(|_| Ok(Run { start: r.u64()?, blocks: r.u32()? })).collect::<Result<Vec<_>>>()?;
+            (0..runs).map(|_| Ok(Run { start: r.count()?, blocks: r.u32()? })).collect::<Result<Vec<_>>>()?;
         let total: u64 = runs.iter().map(|run| u64::from(run.blocks)).sum();
         if u32::try_from(total).is_err() {
             return Err(Error::corrupt("the area is larger than any can be"));

@@ -65,7 +65,7 @@ impl BitmapBlock {
     pub fn decode(bytes: &[u8], at: BlockAddress, salt: PoolSalt) -> Result<(Self, u64)> {
         let sealed = seal::open(bytes, Kind::Bitmap, at.to_bits(), salt)?;
         let mut r = Reader::new(sealed.payload, "bitmap");
-        let (incarnation, birth) = (r.u64()?, r.u64()?);
+        let (incarnation, birth) = (r.count()?, r.count()?);
         if r.remaining() != WORDS * 8 {
             return Err(Error::corrupt("a bitmap block has the wrong length"));
         }

@@ -2,6 +2,12 @@
 
 use parallax_block::{Error, Result};
 
+/// No pool ever counts so far: whatever is added to a count that was read stays a number.
+pub const COUNT_MAX: u64 = 1 << 62;
+
+/// The same for counts of four bytes.
+pub const SHORT_COUNT_MAX: u32 = 1 << 30;
+
 /// Appends fields.
 #[derive(Debug, Default)]
 pub struct Writer(pub Vec<u8>);
@@ -91,6 +97,26 @@ impl<'a> Reader<'a> {
     /// Eight bytes.
     pub fn u64(&mut self) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array()?))
+    }
+    /// A count: eight bytes, at most [`COUNT_MAX`].
+    pub fn count(&mut self) -> Result<u64> {
+        let count = self.u64()?;
+        self.within(count, COUNT_MAX)
+    }
+    /// A count: four bytes, at most [`SHORT_COUNT_MAX`].
+    pub fn short_count(&mut self) -> Result<u32> {
+        let count = self.u32()?;
+        self.within(u64::from(count), u64::from(SHORT_COUNT_MAX)).map(|_| count)
+    }
+    /// Refuses a number above `limit`.
+    pub fn within(&self, number: u64, limit: u64) -> Result<u64> {
+        if number > limit {
+            return Err(Error::corrupt(format!(
+                "{} counts to {number:#x}, which no pool reaches",
+                self.what
+            )));
+        }
+        Ok(number)
     }
     /// Eight bytes, signed.
     pub fn i64(&mut self) -> Result<i64> {

@@ -22,13 +22,15 @@ pub const BALLOT: u64 = 1;
 pub const AREA_HEADER: u64 = 2;
 /// Offset of the claim log in a group.
 pub const CLAIMS: u64 = 4;
+/// Most bytes of a host's name.
+pub const NAME_MAX: usize = 128;
 /// Blocks of the claim log.
 pub const CLAIM_BLOCKS: u64 = 4;
 
 /// A host's slot. Its sequence counts renewals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSlot {
-    /// Name of the host, at most 128 bytes.
+    /// Name of the host, at most [`NAME_MAX`] bytes.
     pub name: String,
     /// Rises every time the host joins anew; unique in the pool.
     pub incarnation: u64,
@@ -79,12 +81,15 @@ impl HostSlot {
         let sealed = seal::open(bytes, Kind::HostSlot, at, salt)?;
         let mut r = Reader::new(sealed.payload, "host slot");
         let slot = Self {
-            incarnation: r.u64()?,
+            incarnation: r.count()?,
             boot_id: r.u128()?,
             renewed_ms: r.u64()?,
             standing: Standing::from_byte(r.u8()?)?,
             name: r.text()?,
         };
+        if slot.name.len() > NAME_MAX {
+            return Err(Error::corrupt("the name in a host slot is too long"));
+        }
         Ok((slot, sealed.sequence))
     }
 }
@@ -109,7 +114,7 @@ impl Ballot {
     /// Verifies.
     pub fn decode(bytes: &[u8], at: u64, salt: PoolSalt) -> Result<Self> {
         let sealed = seal::open(bytes, Kind::Ballot, at, salt)?;
-        let incarnation = Reader::new(sealed.payload, "ballot").u64()?;
+        let incarnation = Reader::new(sealed.payload, "ballot").count()?;
         Ok(Self { incarnation, epoch: sealed.sequence })
     }
 }

@@ -22,11 +22,13 @@
 use crate::{
     BlockAddress, PoolSalt,
     codec::{Reader, Writer},
+    node::BLOCKS_MAX,
     record::Filesystem,
     root::Epoch,
     seal::{self, Kind, PAYLOAD},
+    snapshot::SNAPSHOT_MAX,
 };
-use parallax_block::{Buffer, Error, Result};
+use parallax_block::{BLOCK_SIZE, Buffer, Error, Result};
 use uuid::Uuid;
 
 /// Blocks of a segment: 64 KiB.
@@ -37,6 +39,15 @@ pub const RECORD_BYTES: usize = PAYLOAD - 72;
 
 /// Most bytes of a snapshot's label.
 pub const LABEL_MAX: usize = 64;
+
+/// The segment that bits on disk name; `None` for zero.
+pub(crate) fn segment_from_bits(bits: u64) -> Result<Option<BlockAddress>> {
+    let segment = BlockAddress::from_bits(bits);
+    if bits != 0 && segment.and_then(|segment| segment.offset(SEGMENT_BLOCKS - 1)).is_none() {
+        return Err(Error::corrupt(format!("no journal segment can be at {bits:#x}")));
+    }
+    Ok(segment)
+}
 
 /// What a journal block says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +175,12 @@ impl JournalRecord {
 
     /// Takes one record.
     pub fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        let blocks = |lba: u64, count: u64| {
+            if lba > BLOCKS_MAX || count > BLOCKS_MAX - lba {
+                return Err(Error::corrupt("a journal record is about blocks that no volume has"));
+            }
+            Ok(())
+        };
         let label = |text: String| {
             if text.len() > LABEL_MAX {
                 return Err(Error::corrupt("a snapshot's label is too long"));
@@ -171,26 +188,40 @@ impl JournalRecord {
             Ok(text)
         };
         Ok(match r.u8()? {
-            tag::MAP => Self::Map {
-                lba: r.u64()?,
-                count: r.u32()?,
-                address: BlockAddress::from_bits(r.u64()?)
-                    .ok_or_else(|| Error::corrupt("a journal record maps to no block"))?,
-            },
-            tag::UNMAP => Self::Unmap { lba: r.u64()?, count: r.u64()? },
+            tag::MAP => {
+                let (lba, count) = (r.u64()?, r.u32()?);
+                blocks(lba, u64::from(count))?;
+                let address = BlockAddress::from_bits(r.u64()?)
+                    .filter(|first| count > 0 && first.offset(count - 1).is_some())
+                    .ok_or_else(|| Error::corrupt("a journal record maps to no block"))?;
+                Self::Map { lba, count, address }
+            }
+            tag::UNMAP => {
+                let (lba, count) = (r.u64()?, r.u64()?);
+                blocks(lba, count)?;
+                Self::Unmap { lba, count }
+            }
             tag::SNAPSHOT => Self::Snapshot {
-                number: r.u64()?,
+                number: snapshot(r)?,
                 taken_ms: r.i64()?,
                 filesystem: Filesystem::from_byte(r.u8()?)?,
                 set: Uuid::from_u128(r.u128()?),
                 label: label(r.text()?)?,
             },
-            tag::SNAPSHOT_DELETED => Self::SnapshotDeleted { number: r.u64()? },
-            tag::SNAPSHOT_LABEL => Self::SnapshotLabel { number: r.u64()?, label: label(r.text()?)? },
-            tag::RESIZE => Self::Resize { size: r.u64()? },
+            tag::SNAPSHOT_DELETED => Self::SnapshotDeleted { number: snapshot(r)? },
+            tag::SNAPSHOT_LABEL => Self::SnapshotLabel { number: snapshot(r)?, label: label(r.text()?)? },
+            tag::RESIZE => {
+                let size = r.u64()?;
+                Self::Resize { size: r.within(size, BLOCKS_MAX * BLOCK_SIZE as u64)? }
+            }
             other => return Err(Error::corrupt(format!("journal record {other} is unknown"))),
         })
     }
+}
+
+fn snapshot(r: &mut Reader<'_>) -> Result<u64> {
+    let number = r.u64()?;
+    r.within(number, SNAPSHOT_MAX)
 }
 
 /// The block at `at`. Returns it with its crc, the predecessor of the next.
@@ -228,10 +259,10 @@ pub fn decode_block(
     let sealed = seal::open(bytes, Kind::Journal, at.to_bits(), salt)?;
     let mut r = Reader::new(sealed.payload, "journal block");
     let vdi = Uuid::from_u128(r.u128()?);
-    let epoch = Epoch::from_bits(r.u64()?);
-    let (group, durable, record) = (r.u64()?, r.u64()?, r.u64()?);
-    let next_segment = BlockAddress::from_bits(r.u64()?);
-    let (segment, index, flags) = (r.u32()?, r.u16()?, r.u16()?);
+    let epoch = Epoch::decode(r.u64()?)?;
+    let (group, durable, record) = (r.count()?, r.count()?, r.count()?);
+    let next_segment = segment_from_bits(r.u64()?)?;
+    let (segment, index, flags) = (r.short_count()?, r.u16()?, r.u16()?);
     let (predecessor, count) = (r.u32()?, r.u32()?);
     if sealed.sequence != group || count as usize > RECORD_BYTES {
         return Err(Error::corrupt("a journal block contradicts itself"));

@@ -105,6 +105,9 @@ pub fn blocks_at_depth(depth: u8) -> u64 {
     1 << (9 * u32::from(depth))
 }
 
+/// Blocks that the deepest block map covers.
+pub const BLOCKS_MAX: u64 = 1 << (9 * DEPTH_MAX as u32);
+
 /// Levels that a map of `blocks` blocks needs: at least one.
 pub fn depth_for(blocks: u64) -> u8 {
     (1..=DEPTH_MAX).find(|depth| blocks <= blocks_at_depth(*depth)).unwrap_or(DEPTH_MAX + 1)

@@ -3,8 +3,10 @@
 use crate::{
     BlockAddress, Entry, ExtentId,
     codec::{Reader, Writer},
+    node::{BLOCKS_MAX, DEPTH_MAX},
+    root::{SLOTS, TreeRoot},
 };
-use parallax_block::{Error, Result};
+use parallax_block::{BLOCK_SIZE, Error, Result};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -236,8 +238,8 @@ impl Record {
                 },
                 device: r.u8()?,
                 position: r.u32()?,
-                owner: r.u64()?,
-                birth: r.u64()?,
+                owner: r.count()?,
+                birth: r.count()?,
             }),
             tag::EXTENT_FREED => Self::ExtentFreed(extent(&mut r)?),
             tag::VDI => Self::Vdi(Box::new(VdiRecord::decode(&mut r)?)),
@@ -250,7 +252,7 @@ impl Record {
                 Self::Set(SetRecord { id, name, members })
             }
             tag::SET_DELETED => Self::SetDeleted(Uuid::from_u128(r.u128()?)),
-            tag::COUNTERS => Self::Counters { birth: r.u64()?, incarnation: r.u64()? },
+            tag::COUNTERS => Self::Counters { birth: r.count()?, incarnation: r.count()? },
             other => return Err(Error::corrupt(format!("registry record {other} is unknown"))),
         };
         if r.remaining() != 0 {
@@ -301,15 +303,26 @@ impl VdiRecord {
         let id = Uuid::from_u128(r.u128()?);
         let name = r.text()?;
         let (size, logical_block, created_ms) = (r.u64()?, r.u32()?, r.i64()?);
+        if size > BLOCKS_MAX * BLOCK_SIZE as u64 || ![512, 4096].contains(&logical_block) {
+            return Err(Error::corrupt(format!(
+                "no volume has {size} bytes in logical blocks of {logical_block} bytes"
+            )));
+        }
         let (source, number) = (Uuid::from_u128(r.u128()?), r.u64()?);
         let source_vdi = Uuid::from_u128(r.u128()?);
         let filesystem = Filesystem::from_byte(r.u8()?)?;
         let headless = r.u8()? != 0;
-        let snapshots = r.u64()?;
-        let initial = InitialRoot { root: Entry::from_raw(r.u64()?), depth: r.u8()? };
+        let snapshots = r.count()?;
+        let (root, depth) = (r.u64()?, r.u8()?);
+        let initial = TreeRoot::decode(root, depth, DEPTH_MAX)?;
+        let initial = InitialRoot { root: initial.link, depth: initial.depth };
         let mut grant = || -> Result<Option<Grant>> {
-            let (number, incarnation, slots) = (r.u32()?, r.u64()?, r.u64()?);
-            Ok(BlockAddress::from_bits(slots).map(|slots| Grant { number, incarnation, slots }))
+            let (number, incarnation, bits) = (r.short_count()?, r.count()?, r.u64()?);
+            let slots = BlockAddress::from_bits(bits);
+            if bits != 0 && slots.and_then(|slots| slots.offset(SLOTS - 1)).is_none() {
+                return Err(Error::corrupt(format!("no root slots can be at {bits:#x}")));
+            }
+            Ok(slots.map(|slots| Grant { number, incarnation, slots }))
         };
         let (grant, previous) = (grant()?, grant()?);
         let publications = (0..r.u8()?).map(|_| Ok((r.text()?, r.u8()? != 0))).collect::<Result<Vec<_>>>()?;

@@ -4,11 +4,14 @@
 //! its epoch's two. The block's sequence is the checkpoint's number, which never goes back.
 
 use crate::{
-    BlockAddress, Entry, PoolSalt,
-    codec::{Reader, Writer},
+    BlockAddress, Entry, EntryKind, PoolSalt,
+    codec::{Reader, SHORT_COUNT_MAX, Writer},
+    journal::{self, SEGMENT_BLOCKS},
+    node::{DEPTH_MAX, blocks_at_depth},
     seal::{self, Kind},
+    snapshot::{SNAPSHOT_MAX, TABLE_DEPTH_MAX},
 };
-use parallax_block::{Buffer, Error, Result};
+use parallax_block::{BLOCK_SIZE, Buffer, Error, Result};
 use std::fmt;
 use uuid::Uuid;
 
@@ -33,6 +36,15 @@ impl Epoch {
     /// From [`Self::to_bits`].
     pub fn from_bits(bits: u64) -> Self {
         Self { grant: (bits >> 32) as u32, open: bits as u32 }
+    }
+
+    /// From [`Self::to_bits`] on disk, where nothing has verified it.
+    pub(crate) fn decode(bits: u64) -> Result<Self> {
+        let epoch = Self::from_bits(bits);
+        if epoch.grant > SHORT_COUNT_MAX || epoch.open > SHORT_COUNT_MAX {
+            return Err(Error::corrupt(format!("no volume reaches epoch {epoch}")));
+        }
+        Ok(epoch)
     }
 
     /// Slot of checkpoint `number` in this epoch.
@@ -107,6 +119,27 @@ pub struct TreeRoot {
     pub depth: u8,
 }
 
+impl TreeRoot {
+    /// What a word and a number of levels on disk mean: at most `deepest` levels, and one at least unless it is empty.
+    pub(crate) fn decode(word: u64, depth: u8, deepest: u8) -> Result<Self> {
+        let link = Entry::from_raw(word);
+        let leads = link.address().is_some() && link.kind() == EntryKind::Plain && depth > 0;
+        if depth > deepest || !(link.is_hole() || leads) {
+            return Err(Error::corrupt(format!("a tree of {depth} levels begins at {link:?}")));
+        }
+        Ok(Self { link, depth })
+    }
+
+    /// As [`Self::decode`], for the block map of a volume of `size` bytes.
+    pub(crate) fn decode_map(word: u64, depth: u8, size: u64) -> Result<Self> {
+        let map = Self::decode(word, depth, DEPTH_MAX)?;
+        if depth == 0 || size.div_ceil(BLOCK_SIZE as u64) > blocks_at_depth(depth) {
+            return Err(Error::corrupt(format!("{depth} levels do not map a volume of {size} bytes")));
+        }
+        Ok(map)
+    }
+}
+
 /// One checkpoint of one VDI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootSlot {
@@ -177,40 +210,50 @@ impl RootSlot {
         let sealed = seal::open(bytes, Kind::Root, at.to_bits(), salt)?;
         let mut r = Reader::new(sealed.payload, "root slot");
         let vdi = Uuid::from_u128(r.u128()?);
-        let epoch = Epoch::from_bits(r.u64()?);
+        let epoch = Epoch::decode(r.u64()?)?;
         let size = r.u64()?;
-        let (map, table) = (Entry::from_raw(r.u64()?), Entry::from_raw(r.u64()?));
+        let (map, table) = (r.u64()?, r.u64()?);
         let (map_depth, table_depth) = (r.u8()?, r.u8()?);
+        let map = TreeRoot::decode_map(map, map_depth, size)?;
+        let table = TreeRoot::decode(table, table_depth, TABLE_DEPTH_MAX)?;
         let evidence = Evidence::from_byte(r.u8()?)?;
         let released = r.u8()? != 0;
         let (next_snapshot, snapshots, parent_snapshot, unnamed_from) =
             (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
-        let segment = BlockAddress::from_bits(r.u64()?)
+        for number in [next_snapshot, snapshots, parent_snapshot, unnamed_from] {
+            r.within(number, SNAPSHOT_MAX)?;
+        }
+        let segment = journal::segment_from_bits(r.u64()?)?
             .ok_or_else(|| Error::corrupt("a root slot names no journal segment"))?;
         let replay = ReplayPosition {
             segment,
-            segment_number: r.u32()?,
+            segment_number: r.short_count()?,
             index: r.u32()?,
-            group: r.u64()?,
-            record: r.u64()?,
+            group: r.count()?,
+            record: r.count()?,
             predecessor: r.u32()?,
         };
-        let durable_group = r.u64()?;
-        let (previous, adopted) = (r.u64()?, r.u64()?);
+        if replay.index > SEGMENT_BLOCKS || replay.group == 0 || replay.record == 0 {
+            return Err(Error::corrupt("a root slot names no place in a journal"));
+        }
+        let durable_group = r.count()?;
+        let (previous, adopted) = (r.u64()?, r.count()?);
         Ok(Self {
             vdi,
             epoch,
             number: sealed.sequence,
             size,
-            map: TreeRoot { link: map, depth: map_depth },
-            table: TreeRoot { link: table, depth: table_depth },
+            map,
+            table,
             next_snapshot,
             snapshots,
             parent_snapshot,
             unnamed_from,
             replay,
             durable_group,
-            previous: (previous != 0).then_some((Epoch::from_bits(previous), adopted)),
+            previous: (previous != 0)
+                .then(|| Epoch::decode(previous).map(|epoch| (epoch, adopted)))
+                .transpose()?,
             evidence,
             released,
         })

@@ -103,7 +103,7 @@ pub fn open(bytes: &[u8], kind: Kind, address: u64, salt: PoolSalt) -> Result<Se
     if header.u64()? != address {
         return Err(fail("was written for another address"));
     }
-    let sequence = header.u64()?;
+    let sequence = header.count()?;
     let payload = bytes.get(HEADER..HEADER + length).ok_or_else(|| fail("its length is out of range"))?;
     Ok(Sealed { payload, sequence, crc })
 }

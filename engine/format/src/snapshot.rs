@@ -14,7 +14,7 @@
 //! ```
 
 use crate::{
-    Entry, Node,
+    Node,
     codec::{Reader, Writer},
     journal::LABEL_MAX,
     record::Filesystem,
@@ -28,6 +28,12 @@ pub const RECORD_WORDS: usize = 16;
 
 /// Records of a leaf.
 pub const RECORDS_PER_LEAF: u64 = 32;
+
+/// No volume has so many snapshots, ever: numbers stay below what a table can index.
+pub const SNAPSHOT_MAX: u64 = 1 << 48;
+
+/// Deepest table: its 2^54 words hold [`SNAPSHOT_MAX`] records.
+pub const TABLE_DEPTH_MAX: u8 = 6;
 
 /// A materialised snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,10 +76,13 @@ impl SnapshotRecord {
         let label = r.take(LABEL_MAX)?.get(..length).ok_or_else(|| Error::corrupt("label length"))?;
         let label = String::from_utf8(label.to_vec())
             .map_err(|e| Error::corrupt("a snapshot's label is not UTF-8").with_source(e))?;
+        if number > SNAPSHOT_MAX || parent > SNAPSHOT_MAX || number % RECORDS_PER_LEAF != index as u64 {
+            return Err(Error::corrupt(format!("snapshot {number} cannot be at place {index} of its leaf")));
+        }
         Ok(Some(Self {
             number,
             taken_ms,
-            map: TreeRoot { link: Entry::from_raw(root), depth },
+            map: TreeRoot::decode_map(root, depth, size)?,
             size,
             set,
             parent,

@@ -19,6 +19,9 @@ pub const HOST_GROUP_BLOCKS: u64 = 8;
 /// Host slots that a pool may have at most; manager epochs are the slot modulo this.
 pub const HOST_SLOTS_MAX: u32 = 4096;
 
+/// Blocks of an extent at least: 256 KiB.
+pub const EXTENT_BLOCKS_MIN: u32 = 64;
+
 /// Most devices of a pool.
 pub const DEVICES_MAX: usize = 16;
 
@@ -80,9 +83,12 @@ impl Superblock {
     /// `extent_blocks` must be a power of two from 64 to 2^19; without it the largest is taken that still
     /// gives 256 extents.
     pub fn lay_out(uuid: Uuid, salt: PoolSalt, blocks: u64, extent_blocks: Option<u32>) -> Result<Self> {
-        const MIN: u32 = 64;
         let extent_blocks = match extent_blocks {
-            Some(size) if size.is_power_of_two() && (MIN..=EXTENT_BLOCKS_MAX).contains(&size) => size,
+            Some(size)
+                if size.is_power_of_two() && (EXTENT_BLOCKS_MIN..=EXTENT_BLOCKS_MAX).contains(&size) =>
+            {
+                size
+            }
             Some(size) => {
                 return Err(Error::invalid(format!(
                     "an extent of {size} blocks is not a power of two from 256 KiB to 2 GiB"
@@ -90,7 +96,8 @@ impl Superblock {
             }
             None => {
                 let largest = (blocks / 264).max(1);
-                (1 << largest.ilog2()).clamp(u64::from(MIN), u64::from(EXTENT_BLOCKS_MAX)) as u32
+                (1 << largest.ilog2()).clamp(u64::from(EXTENT_BLOCKS_MIN), u64::from(EXTENT_BLOCKS_MAX))
+                    as u32
             }
         };
         let host_slots: u32 = if blocks >= 1 << 16 { 64 } else { 4 };
@@ -171,9 +178,9 @@ impl Superblock {
             ));
         }
         let (extent_blocks, extents, host_slots, devices) = (r.u32()?, r.u32()?, r.u32()?, r.u32()? as usize);
-        let (hosts_start, extents_start) = (r.u64()?, r.u64()?);
+        let (hosts_start, extents_start) = (r.count()?, r.count()?);
         if !extent_blocks.is_power_of_two()
-            || extent_blocks > EXTENT_BLOCKS_MAX
+            || !(EXTENT_BLOCKS_MIN..=EXTENT_BLOCKS_MAX).contains(&extent_blocks)
             || extents > EXTENTS_MAX
             || devices == 0
             || devices > DEVICES_MAX
@@ -183,13 +190,13 @@ impl Superblock {
             return Err(Error::corrupt("the superblock's geometry is out of range"));
         }
         let devices = (0..devices)
-            .map(|_| Ok(DeviceEntry { uuid: Uuid::from_u128(r.u128()?), blocks: r.u64()? }))
+            .map(|_| Ok(DeviceEntry { uuid: Uuid::from_u128(r.u128()?), blocks: r.count()? }))
             .collect::<Result<Vec<_>>>()?;
         let end = u64::from(extents)
             .checked_mul(u64::from(extent_blocks))
             .and_then(|blocks| blocks.checked_add(extents_start));
-        if end.is_none_or(|end| end >= devices[0].blocks) || hosts_start == 0 || extents_start <= hosts_start
-        {
+        let hosts_end = hosts_start + u64::from(host_slots) * HOST_GROUP_BLOCKS;
+        if end.is_none_or(|end| end >= devices[0].blocks) || hosts_start == 0 || extents_start < hosts_end {
             return Err(Error::corrupt("the superblock's regions do not fit its device"));
         }
         let superblock = Self {

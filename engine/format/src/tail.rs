@@ -77,9 +77,9 @@ impl TailHeader {
         Ok(Self {
             boot: r.u128()?,
             vdi: Uuid::from_u128(r.u128()?),
-            epoch: Epoch::from_bits(r.u64()?),
-            start: r.u64()?,
-            record: r.u64()?,
+            epoch: Epoch::decode(r.u64()?)?,
+            start: r.count()?,
+            record: r.count()?,
             doubtful,
         })
     }
