@@ -14,7 +14,10 @@ use std::{
     future::{Future, poll_fn},
     path::{Path, PathBuf},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -27,6 +30,10 @@ const SEND_BUFFER: usize = 2 << 20;
 const GRACE: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, so that a shortage of descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Whose turn it is to take a connection. Servers share it: most have one client each, and those must not all end up on
+/// the first thread.
+static TURN: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts servers.
 pub struct NbdServer;
@@ -70,7 +77,6 @@ struct Server {
 
 impl Server {
     async fn accept(self: Arc<Self>) {
-        let mut reactors = self.reactors.iter().cycle();
         loop {
             let stream = match self.listener.accept().await {
                 Ok(stream) => stream,
@@ -81,12 +87,11 @@ impl Server {
                     continue;
                 }
             };
-            let (Some(reactor), Some(seat)) =
-                (reactors.next(), self.registry.admit(stream.clone(), self.limits.connections_max))
-            else {
+            let Some(seat) = self.registry.admit(stream.clone(), self.limits.connections_max) else {
                 tracing::warn!(socket = %self.socket.display(), "an NBD client was turned away: too many connections");
                 continue;
             };
+            let reactor = &self.reactors[TURN.fetch_add(1, Ordering::Relaxed) % self.reactors.len()];
             let (server, on) = (Arc::clone(&self), reactor.clone());
             reactor.spawn(async move { server.serve(&on, stream, seat).await });
         }
