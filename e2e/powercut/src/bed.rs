@@ -8,8 +8,8 @@ use parallax_block::{BlockDevice, Runtime};
 use parallax_device::{Reactor, ReactorHandle, ReactorOptions};
 use parallax_export::loop_export::{ExportKey, Limits, LoopExports};
 use parallax_store::{
-    CreatePool, CreateVdi, Environment, Finding, Name, Pool, Severity, Source, TakeSnapshot, Timestamp, Vdi,
-    VdiId, mutants::Mutant,
+    CreatePool, CreateVdi, Environment, Finding, Name, Pool, Severity, SnapshotId, Source, TakeSnapshot,
+    Timestamp, Vdi, VdiId, mutants::Mutant,
 };
 use std::{
     os::unix::fs::PermissionsExt,
@@ -21,6 +21,9 @@ use std::{
 /// Bytes of the pool.
 const POOL_BYTES: u64 = 512 << 20;
 const VOLUME: &str = "volume";
+const CLONE: &str = "clone";
+/// Snapshots of the volume at one time.
+const SNAPSHOTS_KEPT: usize = 3;
 /// Longest time until nobody has a device open any more.
 const RELEASE_MAX: Duration = Duration::from_secs(20);
 
@@ -142,6 +145,19 @@ impl Bed {
         Ok(damage.map(|finding| format!("{}: {}", finding.kind, finding.detail)).collect())
     }
 
+    /// Takes a block device away, as soon as nobody has it open.
+    fn release(&self, key: &ExportKey) -> Result<()> {
+        let end = Instant::now() + RELEASE_MAX;
+        // A mount namespace that has just ended may hold the device for a moment.
+        while let Err(error) = self.exports.detach(key) {
+            if Instant::now() > end {
+                return Err(anyhow!(error).context("the block device stays in use"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     fn environment(&self, disk: &Recorder) -> Result<Environment> {
         Ok(Environment {
             runtime: Arc::new(self.reactor.clone()),
@@ -183,38 +199,64 @@ impl Open<'_> {
         &self.device
     }
 
-    /// What somebody else does with the volume meanwhile: a snapshot; from the third one on the oldest is deleted; now
-    /// and then garbage is collected.
-    pub(crate) fn disturb(&self, turn: u64) -> Result<()> {
-        let Some(opened) = &self.opened else { return Ok(()) };
+    /// What somebody else does with the volume meanwhile: a snapshot; from the fourth one on the oldest is deleted; now
+    /// and then garbage is collected. The snapshot, if there is a store to take it.
+    pub(crate) fn disturb(&self, turn: u64) -> Result<Option<SnapshotId>> {
+        let Some(opened) = &self.opened else { return Ok(None) };
         let (pool, id) = (opened.pool.clone(), opened.id);
-        let done: parallax_block::Result<()> = self.bed.reactor.block_on(async move {
+        let done: parallax_block::Result<_> = self.bed.reactor.block_on(async move {
             let request =
                 TakeSnapshot { vdis: vec![id], label: format!("turn {turn}"), name: None, at: Timestamp(0) };
-            pool.snapshot(request).await?;
+            let taken = pool.snapshot(request).await?.first().map(|snapshot| snapshot.id);
             let snapshots = pool.snapshots(id, 0, 16).await?;
-            if let [oldest, _, _, ..] = snapshots[..].as_ref() {
-                pool.delete_snapshot(oldest.id).await?;
+            if snapshots.len() > SNAPSHOTS_KEPT {
+                pool.delete_snapshot(snapshots[0].id).await?;
             }
             if turn % 4 == 3 {
                 pool.collect_garbage(&|_| {}).await?;
             }
-            Ok(())
+            Ok(taken)
         })?;
         done.context("taking snapshots beside the load")
     }
 
+    /// Gives a clone of a snapshot a block device; lets `look` at that, and takes everything away again.
+    pub(crate) fn with_clone<T>(
+        &self,
+        snapshot: SnapshotId,
+        look: impl FnOnce(&Path) -> Result<T>,
+    ) -> Result<T> {
+        let opened = self.opened.as_ref().context("without a store there are no snapshots")?;
+        let pool = opened.pool.clone();
+        let made: parallax_block::Result<_> = self.bed.reactor.block_on(async move {
+            let request = CreateVdi {
+                name: Name::new(CLONE)?,
+                size: None,
+                source: Source::Snapshot(snapshot),
+                logical_block: pool.vdi(snapshot.vdi)?.logical_block,
+                attributes: Default::default(),
+                at: Timestamp(0),
+            };
+            let id = pool.create_vdi(request).await?.id;
+            Ok((id, pool.attach(id).await?))
+        })?;
+        let (id, volume) = made.context("cloning a snapshot")?;
+        let key = ExportKey::new(CLONE)?;
+        let device = self.bed.exports.attach(key.clone(), volume.clone(), false)?.path;
+        let looked = look(&device)?;
+        self.bed.release(&key)?;
+        let pool = opened.pool.clone();
+        let removed: parallax_block::Result<()> = self.bed.reactor.block_on(async move {
+            volume.detach().await?;
+            pool.delete_vdi(id).await
+        })?;
+        removed.context("removing a clone")?;
+        Ok(looked)
+    }
+
     /// Closes everything in order.
     pub(crate) fn close(self) -> Result<()> {
-        let key = ExportKey::new(VOLUME)?;
-        let end = Instant::now() + RELEASE_MAX;
-        // A mount namespace that has just ended may hold the device for a moment.
-        while let Err(error) = self.bed.exports.detach(&key) {
-            if Instant::now() > end {
-                return Err(anyhow!(error).context("the block device stays in use"));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.bed.release(&ExportKey::new(VOLUME)?)?;
         let Some(Opened { pool, volume, .. }) = self.opened else { return Ok(()) };
         let closed: parallax_block::Result<()> = self.bed.reactor.block_on(async move {
             volume.detach().await?;

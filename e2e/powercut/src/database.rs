@@ -3,7 +3,7 @@
 //! Client `c` commits 1, 2, 3, ... Each transaction writes a row with its number and adds it to the client's sum, so that
 //! half a transaction shows. Pages have checksums, indexes are compared with their tables by amcheck.
 
-use crate::load::Plan;
+use crate::load::{Kept, Plan};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -223,7 +223,7 @@ fn commit(place: &Place, client: u32, count: u64, promise: impl Fn(u64) -> Resul
 }
 
 /// What is wrong with a database after its machine or its disk was lost, when each client was told of so many commits.
-pub(crate) fn verify(workers: u32, kept: &BTreeMap<u32, u64>, mount: &Path) -> Result<Vec<String>> {
+pub(crate) fn verify(workers: u32, kept: &BTreeMap<u32, Kept>, mount: &Path) -> Result<Vec<String>> {
     let place = Place::new(mount)?;
     // A dead server's note names a process that may be anybody by now.
     match fs::remove_file(place.data.join("postmaster.pid")) {
@@ -233,7 +233,7 @@ pub(crate) fn verify(workers: u32, kept: &BTreeMap<u32, u64>, mount: &Path) -> R
     let server = place.start()?;
     let mut wrong = Vec::new();
     for client in 0..workers {
-        let acknowledged = kept.get(&client).copied().unwrap_or(0);
+        let Kept { surely, perhaps } = kept.get(&client).copied().unwrap_or_default();
         let found = place.query(&format!(
             "select count(*), coalesce(max(number), 0), coalesce(sum(number), 0), \
              coalesce((select sum from total where client = {client}), 0) from ledger where client = {client}"
@@ -241,9 +241,9 @@ pub(crate) fn verify(workers: u32, kept: &BTreeMap<u32, u64>, mount: &Path) -> R
         let numbers: Vec<u64> =
             found.split('|').map(str::parse).collect::<Result<_, _>>().with_context(|| found.clone())?;
         let [count, last, sum, total] = numbers[..] else { bail!("unexpected: {found}") };
-        if last < acknowledged || last > acknowledged + 1 {
+        if last < surely || last > perhaps + 1 {
             wrong.push(format!(
-                "client {client}: {acknowledged} commits were acknowledged, the last one there is {last}"
+                "client {client}: {surely} commits were acknowledged, the last one there is {last}"
             ));
         }
         if count != last || sum != last * (last + 1) / 2 || total != sum {

@@ -4,7 +4,7 @@ use crate::{
     database,
     disk::{Disk, Kind},
     guest::{STOP, Word},
-    load::{self, Plan},
+    load::{self, Kept, Plan},
 };
 use anyhow::{Context, Result, bail};
 use std::{
@@ -86,7 +86,7 @@ pub(crate) enum Errand {
     Verify {
         #[command(flatten)]
         at: Where,
-        /// Promises of each worker that were kept: `worker:number,...`.
+        /// Promises of each worker that were kept: `worker:surely:perhaps,...`.
         #[arg(long, default_value = "")]
         kept: String,
     },
@@ -122,17 +122,21 @@ pub(crate) fn run(errand: &Errand) -> Result<()> {
     outcome
 }
 
-/// Promises as a guest is told of them.
-pub(crate) fn kept_text(kept: &BTreeMap<u32, u64>) -> String {
-    kept.iter().map(|(worker, number)| format!("{worker}:{number}")).collect::<Vec<_>>().join(",")
+/// Promises as a guest is told of them: what was kept for sure, and what may have been.
+pub(crate) fn kept_text(surely: &BTreeMap<u32, u64>, perhaps: &BTreeMap<u32, u64>) -> String {
+    let text = |(worker, most): (&u32, &u64)| {
+        format!("{worker}:{}:{most}", surely.get(worker).copied().unwrap_or_default())
+    };
+    perhaps.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
-fn parse(text: &str) -> Result<BTreeMap<u32, u64>> {
-    let pairs = text.split(',').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| {
-            let (worker, number) = pair.split_once(':').context("`worker:number` is wanted")?;
-            Ok((worker.parse()?, number.parse()?))
+fn parse(text: &str) -> Result<BTreeMap<u32, Kept>> {
+    let workers = text.split(',').filter(|worker| !worker.is_empty());
+    workers
+        .map(|worker| {
+            let numbers: Vec<u64> = worker.split(':').map(str::parse).collect::<Result<_, _>>()?;
+            let [worker, surely, perhaps] = numbers[..] else { bail!("`worker:surely:perhaps` is wanted") };
+            Ok((u32::try_from(worker)?, Kept { surely, perhaps }))
         })
         .collect()
 }
@@ -181,12 +185,14 @@ fn work(at: &Where) -> Result<()> {
     })
 }
 
-fn verify(at: &Where, kept: &BTreeMap<u32, u64>) -> Result<()> {
+fn verify(at: &Where, kept: &BTreeMap<u32, Kept>) -> Result<()> {
     let disk = at.disk();
     disk.mount(&at.device, &at.mount)?;
     let wrong = match at.task {
         Task::Files => (0..at.workers)
-            .map(|worker| load::verify(at.plan(), worker, kept.get(&worker).copied().unwrap_or(0), &at.mount))
+            .map(|worker| {
+                load::verify(at.plan(), worker, kept.get(&worker).copied().unwrap_or_default(), &at.mount)
+            })
             .collect::<Result<Vec<_>>>()
             .map(|wrong| wrong.concat()),
         Task::Database => database::verify(at.workers, kept, &at.mount),
@@ -207,4 +213,17 @@ fn write_again(mount: &Path) -> Result<()> {
     let path = mount.join("after-the-power-cut");
     std::fs::write(&path, [7; 20_000]).context("writing after the power cut")?;
     std::fs::File::open(&path)?.sync_all().context("syncing after the power cut")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promises_are_told_as_they_are() {
+        let text = kept_text(&BTreeMap::from([(0, 4)]), &BTreeMap::from([(0, 5), (2, 1)]));
+        let kept = BTreeMap::from([(0, Kept { surely: 4, perhaps: 5 }), (2, Kept { surely: 0, perhaps: 1 })]);
+        assert_eq!(parse(&text).unwrap(), kept);
+        assert!(parse("0:1").is_err());
+    }
 }

@@ -1,7 +1,7 @@
 //! One round: a load is recorded, then its history is cut off at many places, and each rest is looked at.
 
 use crate::{
-    bed::{Bed, Under},
+    bed::{Bed, Open, Under},
     disk::{Disk, Kind},
     errand::{Task, Where, kept_text},
     guest::{Guest, Word},
@@ -9,12 +9,15 @@ use crate::{
         Image,
         history::{History, Memory},
         player::{Cut, End, Player, Remains},
+        recorder::Recorder,
     },
 };
 use anyhow::{Context, Result, bail};
 use parallax_sim::Prng;
+use parallax_store::SnapshotId;
 use parking_lot::Mutex;
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -26,6 +29,11 @@ use std::{
 
 /// Pause between two snapshots that are taken beside the load.
 const DISTURBANCE: Duration = Duration::from_millis(60);
+
+/// One cut in so many is followed by another.
+const TWICE_ONE_IN: u64 = 4;
+/// Snapshots of one load that are looked at: those that are kept.
+const SNAPSHOTS_LOOKED_AT: usize = 2;
 
 /// What a round is made from.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +49,18 @@ pub(crate) struct Round {
 /// A cut after which something is wrong.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
+    /// The history that was cut, if it is that of a recovery.
+    pub(crate) recovery: Option<History>,
     pub(crate) cut: Cut,
     pub(crate) wrong: Vec<String>,
+}
+
+/// A load that has run.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub(crate) history: History,
+    /// Snapshots of the running filesystem that were cloned and looked at.
+    pub(crate) snapshots: usize,
 }
 
 /// What came of a round.
@@ -51,6 +69,9 @@ pub(crate) struct Outcome {
     pub(crate) flushes: usize,
     pub(crate) points: usize,
     pub(crate) kills: usize,
+    /// Points after which the power was cut once more.
+    pub(crate) twice: usize,
+    pub(crate) snapshots: usize,
     /// Unflushed writes at all points together.
     pub(crate) unflushed: usize,
     pub(crate) failures: Vec<Failure>,
@@ -71,8 +92,8 @@ impl Round {
         }
     }
 
-    /// Runs the load and gives its history.
-    pub(crate) fn record(&self) -> Result<History> {
+    /// Runs the load and gives its history. Snapshots that were taken meanwhile are looked at as well.
+    pub(crate) fn record(&self) -> Result<Recorded> {
         let bed = Bed::start(self.under)?;
         let disk = Disk::new(self.kind, self.seed);
         let boot = Prng::new(self.seed).next_u128();
@@ -88,50 +109,45 @@ impl Round {
         let open = bed.open(&recorder)?;
         let at = self.errand(open.device().into(), bed.mount_point());
         let stop = AtomicBool::new(false);
-        let history = thread::scope(|scope| {
-            let disturber = scope.spawn(|| {
-                let mut turn = 0;
-                while !stop.load(SeqCst) {
-                    open.disturb(turn)?;
-                    turn += 1;
-                    thread::sleep(DISTURBANCE);
-                }
-                Ok(())
-            });
-            let history = Guest::start(&at.arguments("load")).and_then(|mut guest| {
-                while let Some(word) = guest.word()? {
-                    match word {
-                        Word::Promise { worker, number } => recorder.promise(worker, number),
-                        Word::Done => break,
-                        Word::Wrong(text) | Word::Error(text) => bail!(text),
-                    }
-                    guest.go_on()?;
-                }
-                let history = recorder.take().context("nothing was recorded")?;
-                guest.go_on()?;
-                guest.finish()?;
-                Ok(history)
-            });
+        let (history, taken) = thread::scope(|scope| {
+            let disturber = scope.spawn(|| disturb(&open, &recorder, &stop));
+            let history = load(&at, &recorder);
             stop.store(true, SeqCst);
-            let disturbed: Result<()> = disturber.join().unwrap_or_else(|_| bail!("a thread has panicked"));
-            disturbed.and(history)
-        });
-        let history = history.context("the load failed while everything ran")?;
+            let taken = disturber.join().unwrap_or_else(|_| bail!("a thread has panicked"));
+            taken.and_then(|taken| Ok((history?, taken)))
+        })
+        .context("the load failed while everything ran")?;
+
+        let recent = taken.iter().rev().take(SNAPSHOTS_LOOKED_AT);
+        for snapshot in recent.clone() {
+            let wrong = open.with_clone(snapshot.id, |device| {
+                let at = self.errand(device.into(), bed.mount_point());
+                verify(&at, &kept_text(&snapshot.before, &snapshot.after))
+            })?;
+            if let Some(wrong) = wrong.first() {
+                bail!("snapshot {}: {wrong}", snapshot.id);
+            }
+        }
+        let snapshots = recent.count();
         open.close()?;
-        Ok(history)
+        Ok(Recorded { history, snapshots })
     }
 
     /// Places at which to cut: every flush in turn, in any manner.
     pub(crate) fn cuts(&self, history: &History, points: usize) -> Vec<Cut> {
+        Self::cuts_of(history, points, &mut Prng::new(self.seed ^ 0xc075))
+    }
+
+    fn cuts_of(history: &History, points: usize, prng: &mut Prng) -> Vec<Cut> {
         let flushes = history.flushes();
-        let mut prng = Prng::new(self.seed ^ 0xc075);
         let mut cuts: Vec<Cut> = (0..points)
             .filter(|_| !flushes.is_empty())
             .map(|point| {
                 // More points than flushes begin anew; fewer are spread evenly.
-                let which = match points > flushes.len() {
-                    true => point % flushes.len(),
-                    false => point * flushes.len() / points,
+                let which = match points {
+                    1 => prng.index(flushes.len()),
+                    _ if points > flushes.len() => point % flushes.len(),
+                    _ => point * flushes.len() / points,
                 };
                 let before = which.checked_sub(1).map_or(0, |before| flushes[before] + 1);
                 let position = match prng.range(0..8) {
@@ -177,12 +193,13 @@ impl Round {
             let mut player = Player::new(history);
             for cut in cuts {
                 let remains = player.cut(*cut);
-                outcome.points += 1;
-                outcome.kills += usize::from(cut.end == End::Kill);
-                outcome.unflushed += player.unflushed();
                 if full() || send.send((*cut, remains)).is_err() {
                     break;
                 }
+                outcome.points += 1;
+                outcome.kills += usize::from(cut.end == End::Kill);
+                outcome.twice += usize::from(once_more(*cut));
+                outcome.unflushed += player.unflushed();
             }
             drop(send);
             lookers
@@ -203,33 +220,112 @@ impl Round {
         loop {
             let next = points.lock().recv();
             let Ok((cut, remains)) = next else { return Ok(()) };
-            let wrong = match self.examine(&bed, remains) {
-                Ok(wrong) => wrong,
-                Err(error) => {
-                    // Something may still be attached.
-                    bed = Bed::start(self.under)?;
-                    vec![format!("{error:#}")]
-                }
-            };
-            if !wrong.is_empty() {
-                failures.lock().push(Failure { cut, wrong });
+            if let Some(failure) = self.look_twice(&mut bed, cut, remains)? {
+                failures.lock().push(failure);
+            }
+        }
+    }
+
+    /// Looks at what is left. After some cuts the power goes once more while that is being recovered.
+    fn look_twice(&self, bed: &mut Bed, cut: Cut, remains: Remains) -> Result<Option<Failure>> {
+        let mut prng = Prng::new(cut.seed ^ 0x2ec0);
+        let (wrong, recovery) = self.attempt(bed, remains, once_more(cut).then(|| prng.fork()))?;
+        if !wrong.is_empty() {
+            return Ok(Some(Failure { recovery: None, cut, wrong }));
+        }
+        let Some(recovery) = recovery else { return Ok(None) };
+        let Some(cut) = Self::cuts_of(&recovery, 1, &mut prng).pop() else { return Ok(None) };
+        let remains = Player::new(&recovery).cut(cut);
+        let (wrong, _) = self.attempt(bed, remains, None)?;
+        Ok((!wrong.is_empty()).then_some(Failure { recovery: Some(recovery), cut, wrong }))
+    }
+
+    /// What is wrong, errors too; and the history of the recovery if it is wanted.
+    fn attempt(
+        &self,
+        bed: &mut Bed,
+        remains: Remains,
+        record: Option<Prng>,
+    ) -> Result<(Vec<String>, Option<History>)> {
+        match self.examine(bed, remains, record) {
+            Ok(found) => Ok(found),
+            Err(error) => {
+                // Something may still be attached.
+                *bed = Bed::start(self.under)?;
+                Ok((vec![format!("{error:#}")], None))
             }
         }
     }
 
     /// Starts the store on what is left, mounts, compares, checks. What is wrong.
-    pub(crate) fn examine(&self, bed: &Bed, remains: Remains) -> Result<Vec<String>> {
-        let kept = kept_text(&remains.promises);
+    pub(crate) fn examine(
+        &self,
+        bed: &Bed,
+        remains: Remains,
+        record: Option<Prng>,
+    ) -> Result<(Vec<String>, Option<History>)> {
         let sector = Disk::new(self.kind, self.seed).logical_block;
         let disk = bed.disk(remains.image, remains.tails, remains.boot, sector);
         let mut wrong = bed.check(&disk).context("the pool as it was left")?;
+        if let Some(delays) = record {
+            disk.record(delays);
+            remains.promises.iter().for_each(|(worker, number)| disk.promise(*worker, *number));
+        }
         let open = bed.open(&disk).context("the pool as it was left")?;
         let at = self.errand(open.device().into(), bed.mount_point());
-        let mut arguments = at.arguments("verify");
-        arguments.push(format!("--kept={kept}"));
-        wrong.extend(Guest::start(&arguments)?.findings()?);
+        wrong.extend(verify(&at, &kept_text(&remains.promises, &remains.promises))?);
         open.close()?;
+        let recovery = disk.take();
         wrong.extend(bed.check(&disk).context("the pool afterwards")?);
-        Ok(wrong)
+        Ok((wrong, recovery))
     }
+}
+
+/// Whether the power goes once more while this cut is being recovered.
+fn once_more(cut: Cut) -> bool {
+    cut.seed.is_multiple_of(TWICE_ONE_IN)
+}
+
+/// A snapshot, with the promises that were kept before it was asked for and after it was there.
+struct Taken {
+    id: SnapshotId,
+    before: BTreeMap<u32, u64>,
+    after: BTreeMap<u32, u64>,
+}
+
+/// Takes snapshots until it is told to stop.
+fn disturb(open: &Open<'_>, recorder: &Recorder, stop: &AtomicBool) -> Result<Vec<Taken>> {
+    let mut taken = Vec::new();
+    while !stop.load(SeqCst) {
+        let before = recorder.promises();
+        if let Some(id) = open.disturb(taken.len() as u64)? {
+            taken.push(Taken { id, before, after: recorder.promises() });
+        }
+        thread::sleep(DISTURBANCE);
+    }
+    Ok(taken)
+}
+
+/// Lets the load run to its end; its history ends before it unmounts.
+fn load(at: &Where, recorder: &Recorder) -> Result<History> {
+    let mut guest = Guest::start(&at.arguments("load"))?;
+    while let Some(word) = guest.word()? {
+        match word {
+            Word::Promise { worker, number } => recorder.promise(worker, number),
+            Word::Done => break,
+            Word::Wrong(text) | Word::Error(text) => bail!(text),
+        }
+        guest.go_on()?;
+    }
+    let history = recorder.take().context("nothing was recorded")?;
+    guest.go_on()?;
+    guest.finish()?;
+    Ok(history)
+}
+
+/// What is wrong on a block device.
+fn verify(at: &Where, kept: &str) -> Result<Vec<String>> {
+    let mut arguments = at.arguments("verify");
+    arguments.push(format!("--kept={kept}"));
+    Guest::start(&arguments)?.findings()
 }

@@ -212,7 +212,7 @@ impl Trial<'_> {
 
     fn verify(&self, at: &Where) -> Result<()> {
         let mut arguments = at.arguments("verify");
-        arguments.push(format!("--kept={}", kept_text(&self.kept)));
+        arguments.push(format!("--kept={}", kept_text(&self.kept, &self.kept)));
         let wrong = Guest::start(&arguments)?.findings()?;
         if !wrong.is_empty() {
             bail!("{}", wrong.join("\n"));

@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let cut = Cut { position: args.position, end: args.end, seed: args.choice };
     let remains = Player::new(&history).cut(cut);
-    let wrong = round.examine(&Bed::start(under)?, remains)?;
+    let (wrong, _) = round.examine(&Bed::start(under)?, remains, None)?;
     for wrong in &wrong {
         println!("{wrong}");
     }

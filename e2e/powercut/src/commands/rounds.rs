@@ -5,7 +5,7 @@ use crate::{
     disk::{Disk, Kind},
     errand::Task,
     media::{file, history::History, player::Player},
-    round::{Failure, Outcome, Round},
+    round::{Failure, Outcome, Recorded, Round},
 };
 use anyhow::{Context, Result, bail};
 use std::{
@@ -80,16 +80,17 @@ pub(super) fn jobs(wanted: Option<usize>) -> usize {
 /// One round to its end.
 pub(super) fn one(round: &Round, points: usize, jobs: usize) -> Result<(History, Outcome)> {
     let begun = Instant::now();
-    let history = round.record()?;
+    let Recorded { history, snapshots } = round.record()?;
     let recorded_in = begun.elapsed();
     let cuts = round.cuts(&history, points);
     let outcome = round.look(&history, &cuts, jobs, FAILURES_MAX)?;
-    Ok((history, Outcome { recorded_in, ..outcome }))
+    Ok((history, Outcome { recorded_in, snapshots, ..outcome }))
 }
 
 fn tell(round: &Round, outcome: &Outcome) {
     println!(
-        "{} seed {} ({}): {} flushes recorded in {:.1} s; {} points in {:.1} s ({} of them kills), {:.1} unflushed writes \
+        "{} seed {} ({}): {} flushes recorded in {:.1} s; {} points in {:.1} s ({} of them kills, {} \
+         cut twice), {} snapshots, {:.1} unflushed writes \
          each, {} wrong",
         round.kind.name(),
         round.seed,
@@ -99,6 +100,8 @@ fn tell(round: &Round, outcome: &Outcome) {
         outcome.points,
         outcome.looked_in.as_secs_f64(),
         outcome.kills,
+        outcome.twice,
+        outcome.snapshots,
         outcome.unflushed as f64 / outcome.points.max(1) as f64,
         outcome.failures.len(),
     );
@@ -106,7 +109,14 @@ fn tell(round: &Round, outcome: &Outcome) {
 
 /// Writes down everything that is needed to see a failure again.
 fn keep(round: &Round, history: &History, failure: &Failure, folder: &Path) -> Result<()> {
-    let name = format!("{}-{}-{}", round.task.name(), round.kind.name(), round.seed);
+    let mut name = format!("{}-{}-{}", round.task.name(), round.kind.name(), round.seed);
+    let history = match &failure.recovery {
+        Some(recovery) => {
+            name.push_str(&format!("-recovery-{}", failure.cut.seed));
+            recovery
+        }
+        None => history,
+    };
     std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let (path, image) = (
         folder.join(format!("{name}.history")),

@@ -31,3 +31,12 @@ pub(crate) struct Plan {
     /// Operations of each worker.
     pub(crate) operations: u64,
 }
+
+/// Promises of one worker, of its first so many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Kept for sure.
+    pub(crate) surely: u64,
+    /// None beyond these was kept; as many, unless the moment is not known exactly.
+    pub(crate) perhaps: u64,
+}

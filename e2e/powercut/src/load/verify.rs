@@ -1,15 +1,15 @@
 //! Compares what a power cut has left with what it may leave.
 
 use super::{
-    Plan, folder,
+    Kept, Plan, folder,
     model::{Entry, Model},
     script::Script,
 };
 use anyhow::{Context, Result};
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// What is wrong with the directory of worker `worker`, of whose promises the first `kept` are known to be kept.
-pub(crate) fn verify(plan: Plan, worker: u32, kept: u64, mount: &Path) -> Result<Vec<String>> {
+/// What is wrong with the directory of worker `worker`, when these of its promises are known to be kept.
+pub(crate) fn verify(plan: Plan, worker: u32, kept: Kept, mount: &Path) -> Result<Vec<String>> {
     let model = expected(plan, worker, kept);
     let mut found = Found { model: &model, files: BTreeSet::new(), wrong: Vec::new(), lost: false };
     let root = mount.join(folder(worker));
@@ -24,14 +24,14 @@ pub(crate) fn verify(plan: Plan, worker: u32, kept: u64, mount: &Path) -> Result
 }
 
 /// The model after every operation that may have begun: those up to the promise that follows the last one kept.
-fn expected(plan: Plan, worker: u32, kept: u64) -> Model {
+fn expected(plan: Plan, worker: u32, kept: Kept) -> Model {
     let (mut script, mut model) = Script::new(plan.seed, worker);
     let mut promises = 0;
     for number in 0..plan.operations {
         let op = script.next(&model);
         promises += u64::from(op.promises());
-        model.apply(number, &op, promises <= kept);
-        if promises > kept {
+        model.apply(number, &op, promises <= kept.surely);
+        if promises > kept.perhaps {
             break;
         }
     }

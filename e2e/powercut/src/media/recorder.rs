@@ -15,7 +15,7 @@ use parallax_block::{
 };
 use parallax_sim::Prng;
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Longest time that a request is held back.
 const DELAY_MAX: Duration = Duration::from_micros(400);
@@ -39,6 +39,7 @@ struct State {
     /// Events since the recording began; `None`: nobody records.
     events: Option<Vec<Event>>,
     before: (Image, Memory),
+    promises: BTreeMap<u32, u64>,
     writes: u64,
     flushes: u64,
     /// Requests are held back by it.
@@ -55,7 +56,16 @@ impl Recorder {
         runtime: Arc<dyn Runtime>,
     ) -> Self {
         let before = (Image::new(0), Memory::new());
-        let state = State { image, tails, events: None, before, writes: 0, flushes: 0, delays: None };
+        let state = State {
+            image,
+            tails,
+            events: None,
+            before,
+            promises: BTreeMap::new(),
+            writes: 0,
+            flushes: 0,
+            delays: None,
+        };
         Self(Arc::new(Shared { runtime, boot, logical_block, state: Mutex::new(state) }))
     }
 
@@ -79,7 +89,14 @@ impl Recorder {
 
     /// Records that a promise was kept.
     pub(crate) fn promise(&self, worker: u32, number: u64) {
-        self.0.state.lock().note(Event::Promise { worker, number });
+        let mut state = self.0.state.lock();
+        state.promises.insert(worker, number);
+        state.note(Event::Promise { worker, number });
+    }
+
+    /// The last promise of each worker.
+    pub(crate) fn promises(&self) -> BTreeMap<u32, u64> {
+        self.0.state.lock().promises.clone()
     }
 
     pub(super) fn boot(&self) -> u128 {
