@@ -51,6 +51,8 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
 
     say::step("the controller keeps to the restricted Pod Security Standard", || restricted(&kube))?;
 
+    say::step("nobody has more rights than needed", || rights(&kube))?;
+
     say::step("a second node is refused before anything is changed", || second_node(world, &kube))?;
 
     let pool = Pool::of(&kube);
@@ -127,6 +129,33 @@ fn restricted(kube: &Kube) -> Result<()> {
     });
     kube.run(&["delete", "namespace", STRICT, "--wait=false"])?;
     outcome
+}
+
+/// What the two service accounts may do, and what they may not.
+const RIGHTS: &[(&str, &str, &str, bool)] = &[
+    ("controller", "create", "persistentvolumes", true),
+    ("controller", "get", "secrets", false),
+    ("controller", "create", "pods", false),
+    ("controller", "delete", "persistentvolumeclaims", false),
+    ("controller", "create", "clusterrolebindings", false),
+    ("node", "get", "secrets", false),
+    ("node", "list", "pods", false),
+    ("node", "get", "nodes", false),
+    ("node", "get", "persistentvolumes", false),
+];
+
+fn rights(kube: &Kube) -> Result<()> {
+    for (account, verb, resource, expected) in RIGHTS {
+        let account = format!("--as=system:serviceaccount:{NAMESPACE}:parallax-{account}");
+        // Its exit status is the answer, so a "no" looks like a failure.
+        let allowed = match kube.run(&["auth", "can-i", verb, resource, &account, "-n", NAMESPACE]) {
+            Ok(answer) => answer.trim_end().ends_with("yes"),
+            Err(error) if error.to_string().lines().any(|line| line.ends_with("no")) => false,
+            Err(error) => return Err(error),
+        };
+        same(&format!("{account} {verb} {resource}"), allowed, *expected)?;
+    }
+    Ok(())
 }
 
 /// Deletes the daemon's pod, as an upgrade wants, and waits for the next.
@@ -226,6 +255,28 @@ fn unbroken(log: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A misspelt value that nobody refuses is a value that somebody believes in.
+    #[test]
+    fn every_object_among_the_values_has_a_list_of_its_keys() {
+        /// Kubernetes' own objects, and what is handed on as it is.
+        const OPEN: &[&str] = &["requests", "limits", "affinity", "global", "extraConfig"];
+        fn open(name: &str, schema: &serde_json::Value, found: &mut Vec<String>) {
+            let keys = schema["properties"].as_object();
+            if schema["type"] == "object"
+                && schema.get("additionalProperties").is_none_or(|more| *more == true)
+                && !OPEN.contains(&name)
+            {
+                found.push(name.to_owned());
+            }
+            keys.into_iter().flatten().for_each(|(name, schema)| open(name, schema, found));
+            schema.get("items").into_iter().for_each(|items| open(name, items, found));
+        }
+        let schema = include_str!("../../../../../charts/parallax/values.schema.json");
+        let mut found = Vec::new();
+        open("values", &serde_json::from_str(schema).unwrap(), &mut found);
+        assert!(found.is_empty(), "any key is taken in {found:?}");
+    }
 
     #[test]
     fn a_gap_is_found() {
