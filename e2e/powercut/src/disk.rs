@@ -59,10 +59,9 @@ impl Disk {
         let logical_block = *prng.pick(&[512, 4096]);
         let block = *prng.pick(if logical_block == 512 { &[1024, 4096][..] } else { &[4096] });
         let options = match kind {
-            // With blocks of 1 KiB and `data=journal`, ext4 of Linux 6.18 brings punched data back after a power cut,
-            // on any disk (`--without-store` shows it).
-            Kind::Ext4 if block == 1024 => *prng.pick(&["", "discard", "discard,commit=1"]),
-            Kind::Ext4 => *prng.pick(&["", "discard", "data=journal", "discard,commit=1"]),
+            // Not `data=journal`: with it ext4 of Linux 6.18 brings back old data after a power cut and finds wrong sums
+            // in its journal, on the bare disk too (`--without-store`).
+            Kind::Ext4 => *prng.pick(&["", "discard", "commit=1", "discard,commit=1"]),
             // Two images of one disk are looked at side by side.
             Kind::Xfs => *prng.pick(&["nouuid", "nouuid,discard"]),
         };

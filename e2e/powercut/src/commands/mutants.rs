@@ -7,7 +7,7 @@ use parallax_store::mutants::Mutant;
 use std::time::Instant;
 
 /// Bugs that show themselves to a filesystem after few power cuts or kills.
-const FINDABLE: [Mutant; 10] = [
+const FINDABLE: [Mutant; 12] = [
     Mutant::JournalBeforeData,
     Mutant::JournalNotFlushed,
     Mutant::JournalRetiredEarly,
@@ -15,9 +15,11 @@ const FINDABLE: [Mutant; 10] = [
     Mutant::ReplayDropsLast,
     Mutant::RootBeforeNodes,
     Mutant::NodesReusedEarly,
-    Mutant::UnmapNotRecorded,
     Mutant::FillForgotten,
     Mutant::FillStopsEarly,
+    Mutant::SnapshotKeepsWritable,
+    Mutant::CopyKeepsWritable,
+    Mutant::GcForgetsSnapshots,
 ];
 
 #[derive(clap::Args)]
