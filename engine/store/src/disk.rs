@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * Only extents that the catalogue maps are reachable; extent 0 never is.
-//! * A flush that is joined covers every write completed before; concurrent callers share one.
+//! * A flush that is joined covers every write completed before; concurrent callers share one. The device is asked only
+//!   if a write has completed since the last flush that succeeded began.
 //! * After a failed flush none succeeds until the device is opened again: what it has dropped may be anybody's, and a
 //!   later flush that succeeds says nothing about it.
 
@@ -19,7 +20,10 @@ use parallax_format::{BlockAddress, Entry, ExtentId, Node, PoolSalt, superblock:
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
 };
 
 pub(crate) struct Disk {
@@ -29,10 +33,26 @@ pub(crate) struct Disk {
     pub(crate) cache: NodeCache,
     positions: RwLock<BTreeMap<ExtentId, u32>>,
     flushes: Arc<Rounds>,
+    unflushed: Arc<Unflushed>,
     /// Why no flush succeeds any more.
     lost: Arc<Mutex<Option<Error>>>,
     /// Told when that happens.
     when_lost: Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>,
+}
+
+/// Whether a flush has anything to do.
+struct Unflushed {
+    /// Writes that have ended and were not durable by themselves.
+    ended: AtomicU64,
+    /// As many of them are durable.
+    durable: AtomicU64,
+}
+
+impl Default for Unflushed {
+    /// What earlier processes have written may not be durable.
+    fn default() -> Self {
+        Self { ended: AtomicU64::new(1), durable: AtomicU64::new(0) }
+    }
 }
 
 impl Disk {
@@ -49,6 +69,7 @@ impl Disk {
             cache: NodeCache::new(cache_nodes_max),
             positions: RwLock::default(),
             flushes: Arc::default(),
+            unflushed: Arc::default(),
             lost: Arc::default(),
             when_lost: Arc::default(),
         }
@@ -96,9 +117,19 @@ impl Disk {
         fua: bool,
     ) -> Completion {
         match self.offset(address) {
-            Ok(offset) => self.device.write(offset + skip, buffer, WriteOptions { fua }).await,
+            Ok(offset) => self.write_bytes(offset + skip, buffer, fua).await,
             Err(error) => (buffer, Err(error)),
         }
+    }
+
+    /// All writes pass here, so that flushes know of them.
+    async fn write_bytes(&self, offset: u64, buffer: Buffer, fua: bool) -> Completion {
+        let completion = self.device.write(offset, buffer, WriteOptions { fua }).await;
+        // One that failed may have left something in the device's cache, even with FUA.
+        if !fua || completion.1.is_err() {
+            self.unflushed.ended.fetch_add(1, SeqCst);
+        }
+        completion
     }
 
     /// Reads one block.
@@ -122,7 +153,7 @@ impl Disk {
 
     /// Writes one block by its number on the device.
     pub(crate) async fn write_physical(&self, block: u64, buffer: Buffer, fua: bool) -> Result<()> {
-        let (_, result) = self.device.write(block * BLOCK_SIZE as u64, buffer, WriteOptions { fua }).await;
+        let (_, result) = self.write_bytes(block * BLOCK_SIZE as u64, buffer, fua).await;
         result.context(|| format!("writing block #{block}"))
     }
 
@@ -140,13 +171,23 @@ impl Disk {
     /// Makes every completed write durable; shared with whoever asks meanwhile.
     pub(crate) async fn flush(&self) -> Result<()> {
         let (device, lost, told) = (self.device.clone(), self.lost.clone(), self.when_lost.clone());
+        let unflushed = self.unflushed.clone();
         self.flushes
             .join(&self.runtime, move || {
                 let (device, lost, told) = (device.clone(), lost.clone(), told.clone());
+                let unflushed = unflushed.clone();
                 Box::pin(async move {
                     let before = lost.lock().clone().filter(|_| !mutants::on(Mutant::FailedFlushRetried));
                     before.map_or(Ok(()), Err)?;
+                    let ended = unflushed.ended.load(SeqCst);
+                    if unflushed.durable.load(SeqCst) == ended {
+                        return Ok(());
+                    }
                     let result = device.flush().await.context(|| "flushing the pool's device");
+                    if result.is_ok() {
+                        // Rounds follow each other, so this never goes back.
+                        unflushed.durable.store(ended, SeqCst);
+                    }
                     if let Err(error) = &result {
                         tracing::error!(%error, "the device failed to flush: nothing is acknowledged any more");
                         let text = format!("an earlier flush of the pool's device failed; restart parallaxd ({error})");
