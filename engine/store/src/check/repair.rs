@@ -47,6 +47,8 @@ pub async fn repair(
     }
     let superblock = read_superblock(&*device).await?;
     let disk = Disk::new(device.clone(), superblock, environment.runtime.clone(), 4096);
+    // What is seen is durable: a repair may write over what came before it.
+    disk.flush().await?;
     let mut check = Check::new(&disk);
     check.run(progress).await?;
     let found = check.findings();

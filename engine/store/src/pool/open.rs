@@ -45,6 +45,9 @@ impl Pool {
         let membership = parallax_lease::join(&*disk.device, &disk.superblock, applicant)
             .await
             .context(|| "joining the pool")?;
+        // A process that was killed leaves writes that everybody sees and no flush has covered. What is read from here on is
+        // durable: whatever is written over because of it will not be needed again.
+        disk.flush().await.context(|| "opening the pool")?;
         // Read again: whoever left just before we joined may have recorded something since.
         let (old, mut known) = Area::find(&disk).await.context(|| "opening the pool")?;
         if old.id.epoch >= membership.manager_epoch {
