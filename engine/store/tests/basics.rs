@@ -313,3 +313,15 @@ fn a_pool_that_is_given_up_without_being_closed_gives_its_memory_back() {
     rig.world.run_for(std::time::Duration::from_secs(10));
     assert_eq!(Arc::strong_count(&device), 1, "something still holds the pool's device");
 }
+
+/// A disk whose beginning is blank and whose end holds the copy of a partition table, or what makes it a member of a RAID,
+/// was formatted as if nobody wanted it.
+#[test]
+fn what_lies_at_the_end_of_a_device_is_recognised() {
+    let world = World::new(12);
+    let disk = SimDisk::new(&world, DiskOptions::new(32 * MIB));
+    assert_eq!(world.run(parallax_store::recognise(&disk)).unwrap(), None);
+    world.run(put(&disk, 32 * MIB - 8 * 4096, 0x42, 4096));
+    let found = world.run(parallax_store::recognise(&disk)).unwrap();
+    assert!(found.is_some_and(|what| what.contains("at its end")));
+}

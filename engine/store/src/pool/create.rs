@@ -143,10 +143,15 @@ pub async fn recognise(device: &dyn BlockDevice) -> Result<Option<String>> {
     }
     // A pool whose first superblock was lost.
     let last = capacity / BLOCK_SIZE as u64 - 1;
-    let (tail, result) = device.read(last * BLOCK_SIZE as u64, Buffer::zeroed(BLOCK_SIZE)).await;
-    result?;
-    if Superblock::decode(&tail, last).is_ok() {
+    let start = (last + 1) * BLOCK_SIZE as u64 - length;
+    let (tail, result) = device.read(start, Buffer::zeroed(length as usize)).await;
+    result.context(|| "looking at what is at the end of the device")?;
+    if Superblock::decode(&tail[tail.len() - BLOCK_SIZE..], last).is_ok() {
         return Ok(Some("a Parallax pool whose first superblock is damaged".to_owned()));
+    }
+    // The copy of a partition table, a RAID member's description.
+    if tail.iter().any(|byte| *byte != 0) {
+        return Ok(Some("data at its end that is not blank".to_owned()));
     }
     debug_assert!(ByteRange::new(0, capacity).is_ok(), "a device's capacity fits 64 bits");
     Ok(None)

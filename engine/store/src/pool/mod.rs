@@ -30,7 +30,7 @@ use crate::{
     space::{Run, Space, Stamp},
     tree::DirtyCount,
     types::FilesystemState,
-    vdi::{self, VdiCore, replay},
+    vdi::{self, VdiCore, replay, tail},
     walk::Roots,
 };
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, join_all};
@@ -100,6 +100,8 @@ pub(crate) struct PoolCore {
     background_checkpoint: AtomicBool,
     /// Held by the garbage collection under way.
     collecting: AsyncMutex<()>,
+    /// VDIs that have been opened since the pool was, if a flush had failed before: what others left is in doubt.
+    pub(crate) adopted_since_loss: Option<Mutex<BTreeSet<VdiId>>>,
     /// Held by the scrub under way.
     pub(crate) scrubbing: AsyncMutex<()>,
 }
@@ -238,6 +240,32 @@ impl PoolCore {
             roots.tables.push(slot.table);
         }
         Ok(roots)
+    }
+
+    /// Whether a flush has failed since `id` was last in use.
+    pub(crate) fn is_in_doubt(&self, id: VdiId) -> bool {
+        self.adopted_since_loss.as_ref().is_some_and(|adopted| !adopted.lock().contains(&id))
+    }
+
+    /// Notes that whoever opened `id` has been told what it goes on from.
+    pub(crate) async fn adopted(&self, id: VdiId) -> Result<()> {
+        if let Some(adopted) = &self.adopted_since_loss {
+            adopted.lock().insert(id);
+        }
+        self.forget_loss().await
+    }
+
+    /// Forgets that a flush has failed, when no volume is left of which somebody is to be told.
+    pub(crate) async fn forget_loss(&self) -> Result<()> {
+        if self.adopted_since_loss.is_none() || self.disk.is_lost() {
+            return Ok(());
+        }
+        for record in self.known().vdis.values().filter(|record| self.is_in_doubt(VdiId(record.id))) {
+            if replay::state(&self.disk, record).await?.is_some_and(|slots| !slots.newest.released) {
+                return Ok(());
+            }
+        }
+        tail::forget_loss(&*self.environment.tails, self.disk.superblock.uuid)
     }
 
     pub(crate) fn dirty_nodes(&self) -> u64 {

@@ -6,6 +6,7 @@ use crate::{
     disk::Disk,
     registry::Area,
     space::{ExtentMap, Space},
+    vdi::tail,
 };
 use parallax_block::{BlockDevice, Error, ErrorKind, Result, ResultExt};
 use parallax_format::{
@@ -69,6 +70,8 @@ impl Pool {
         let area = Area::compact(&disk, id, group, &old.runs, &mut known)
             .await
             .context(|| "writing the registry")?;
+        let (uuid, salt) = (disk.superblock.uuid, disk.salt());
+        let was_lost = tail::was_lost(&*environment.tails, uuid, salt)?;
         let space = Arc::new(Space::new(disk.clone(), incarnation));
         let mut damaged = Vec::new();
         for extent in known.extents.values().filter(|extent| extent.kind != ExtentKind::System) {
@@ -98,13 +101,17 @@ impl Pool {
             membership: membership.into(),
             closed: false.into(),
             background_checkpoint: false.into(),
+            adopted_since_loss: was_lost.then(parking_lot::Mutex::default),
             collecting: tokio::sync::Mutex::new(()),
             scrubbing: tokio::sync::Mutex::new(()),
         });
-        let weak = Arc::downgrade(&core);
+        let (weak, tails) = (Arc::downgrade(&core), core.environment.tails.clone());
         core.disk.when_lost(move || {
             let cores = weak.upgrade().map_or(Vec::new(), |core| core.all_cores());
             cores.iter().for_each(|vdi| vdi.doubt());
+            if let Err(error) = tail::note_loss(&*tails, uuid, salt) {
+                tracing::error!(%error, "it cannot be noted that unflushed writes are in doubt");
+            }
         });
         let pool = Self { _handle: Handle(core.clone()).into(), core };
         // Neither is worth a pool that does not open: what is left over stays allocated until the next collection.
@@ -162,6 +169,7 @@ impl Pool {
         core.space.write_lagging().await?;
         core.disk.flush().await?;
         if outcome.is_ok() {
+            core.forget_loss().await?;
             let mut membership = core.membership.lock().await;
             let now = core.environment.runtime.now();
             membership.release(&*core.disk.device, &core.disk.superblock, now).await?;

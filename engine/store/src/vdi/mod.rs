@@ -25,7 +25,7 @@ pub(crate) mod replay;
 mod runs;
 mod snapshots;
 pub(crate) mod table;
-mod tail;
+pub(crate) mod tail;
 pub(crate) mod view;
 mod write;
 
@@ -86,7 +86,7 @@ pub enum Kept {
     Everything,
     /// What was flushed: the machine was started anew, or somebody took the tail away.
     Flushed,
-    /// What was flushed for certain, and of the rest nobody knows: a flush of the device had failed.
+    /// What was flushed for certain, and of the rest nobody knows: a flush of the device has failed since.
     Doubtful,
 }
 

@@ -154,6 +154,9 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
     if let Some(old) = grant.filter(|old| quiet && old.slots != slots) {
         pool.space.free(&[Run { start: old.slots, count: SLOTS }], now);
     }
+    if let Err(error) = pool.adopted(id).await {
+        tracing::warn!(%error, "it stays noted that unflushed writes were in doubt");
+    }
     tracing::debug!(vdi = %id, %epoch, ?evidence, "opened");
     Ok(core)
 }
@@ -236,7 +239,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
             Some(found) => {
                 next_record += found.records.len() as u64;
                 apply(pool, &mut state, found.records).await?;
-                if found.doubtful {
+                if found.doubtful || pool.is_in_doubt(VdiId(record.id)) {
                     tracing::warn!(vdi = %record.id, "a flush had failed: unflushed writes may be gone");
                     kept = Kept::Doubtful;
                 }

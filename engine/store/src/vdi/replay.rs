@@ -28,8 +28,8 @@ pub(crate) struct Slots {
     pub(crate) older: Option<RootSlot>,
 }
 
-/// Slots of a grant of which at least one is valid.
-pub(crate) async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<Option<Slots>> {
+/// Slots of a grant of which at least one is valid; else why one of them cannot be read, if that is so.
+async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<std::result::Result<Slots, Option<Error>>> {
     let mut valid = Vec::new();
     let mut unreadable = None;
     for index in 0..SLOTS {
@@ -52,22 +52,27 @@ pub(crate) async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<Option
         }
     }
     valid.sort_by_key(|slot| (slot.epoch, slot.number));
-    let Some(newest) = valid.pop() else { return unreadable.map_or(Ok(None), Err) };
+    let Some(newest) = valid.pop() else { return Ok(Err(unreadable)) };
     let older = valid.pop().filter(|slot| slot.epoch == newest.epoch);
     let durable_group = newest.durable_group.max(older.as_ref().map_or(0, |slot| slot.durable_group));
-    Ok(Some(Slots { grant, newest, durable_group, older }))
+    Ok(Ok(Slots { grant, newest, durable_group, older }))
 }
 
 /// The state that counts for a VDI: of its latest grant if any epoch of it has a valid slot, else of the one
 /// before, else none.
 pub(crate) async fn state(disk: &Disk, record: &VdiRecord) -> Result<Option<Slots>> {
+    let mut unreadable = None;
     for grant in [record.grant, record.previous].into_iter().flatten() {
-        if let Some(slots) = slots(disk, record.id, grant).await? {
-            return Ok(Some(slots));
+        match slots(disk, record.id, grant).await? {
+            Ok(slots) => return Ok(Some(slots)),
+            Err(error) => unreadable = unreadable.or(error),
         }
     }
     // The grant before is forgotten only when both slots of the latest are durable.
     if record.grant.is_some() && record.previous.is_none() {
+        if let Some(error) = unreadable {
+            return Err(error.context(format!("no root slot of volume '{}' can be read", record.name)));
+        }
         return Err(Error::corrupt(format!(
             "no root slot of volume '{}' verifies; run `parallax check`",
             record.name

@@ -258,7 +258,13 @@ impl VdiCore {
             mapping.parent_snapshot = number;
         }
         // There is no record for this: the next two checkpoints say it, and the journal before is behind them.
-        self.checkpoint_round(super::Mode::Always).await?;
-        self.checkpoint_round(super::Mode::Always).await
+        for _ in 0..2 {
+            if let Err(error) = self.checkpoint_round(super::Mode::Always).await {
+                // Whoever asked is told that it did not happen, so nothing may write the new map later.
+                self.stop("reverting it failed");
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 }

@@ -35,6 +35,30 @@ pub(crate) fn key(pool: Uuid, vdi: Uuid, epoch: Epoch) -> String {
     format!("{}-{}-{:x}", pool.simple(), vdi.simple(), epoch.to_bits())
 }
 
+/// Name under which a pool notes that a flush of its device has failed. No VDI has the pool's id, and no epoch this number.
+fn loss(pool: Uuid) -> (Uuid, Epoch) {
+    (pool, Epoch { grant: 0, open: 0 })
+}
+
+/// Notes that a flush has failed: for volumes that were in use before, and that nobody has opened since, it may have
+/// dropped what their tails name.
+pub(crate) fn note_loss(store: &dyn TailStore, pool: Uuid, salt: PoolSalt) -> Result<()> {
+    let (vdi, epoch) = loss(pool);
+    TailWriter::create(store, pool, vdi, epoch, 1, salt).map(drop)
+}
+
+/// Whether that was noted since the machine was started.
+pub(crate) fn was_lost(store: &dyn TailStore, pool: Uuid, salt: PoolSalt) -> Result<bool> {
+    let (vdi, epoch) = loss(pool);
+    Ok(read(store, pool, vdi, epoch, 1, salt)?.is_some())
+}
+
+/// Takes the note away.
+pub(crate) fn forget_loss(store: &dyn TailStore, pool: Uuid) -> Result<()> {
+    let (vdi, epoch) = loss(pool);
+    store.remove(&key(pool, vdi, epoch))
+}
+
 impl TailWriter {
     /// An empty tail whose first entry will be `record`.
     pub(crate) fn create(

@@ -390,3 +390,48 @@ fn rule_4i_after_a_failed_flush_the_next_opening_doubts_what_no_volume_had_flush
         rig.close(&pool);
     }
 }
+
+/// The same for volumes that nobody had opened when the flush failed: a daemon was killed, its successor's first flush
+/// failed, and the successor of that took all devices over.
+#[test]
+fn rule_4i_a_failed_flush_puts_volumes_in_doubt_that_wait_to_be_opened() {
+    let mut rig = Rig::new(78);
+    let (pool, first) = rig.with_volume(MIB);
+    let second = rig.world.run(async {
+        let info = pool.create_vdi(request("second", Some(MIB), Source::Empty)).await.unwrap();
+        pool.attach(info.id).await.unwrap()
+    });
+    rig.world.run(async {
+        put(&*first, 0, 1).await;
+        put(&*second, 0, 2).await;
+    });
+    let ids = [first.id(), second.id()];
+    rig.kill();
+    let pool = rig.open();
+    let zone = Zone {
+        range: ByteRange::new(0, 64 * MIB).unwrap(),
+        asks: Asks::Flushes,
+        fault: Fault::Fails(ErrorKind::Io),
+        per_mille: 1000,
+        times_max: 1,
+    };
+    rig.disk.set_faults(FaultPlan { zones: vec![zone], ..FaultPlan::default() });
+    assert!(rig.world.run(pool.attach(ids[0])).is_err());
+    rig.kill();
+    let pool = rig.open();
+    for id in ids {
+        let vdi = rig.world.run(pool.attach(id)).unwrap();
+        assert_eq!(vdi.continuity().kept, Kept::Doubtful);
+        rig.world.run(vdi.flush()).unwrap();
+    }
+    rig.close(&pool);
+    // All has been told, and nothing is remembered.
+    for _ in 0..2 {
+        let pool = rig.open();
+        for id in ids {
+            let vdi = rig.world.run(pool.attach(id)).unwrap();
+            assert_eq!(vdi.continuity().kept, Kept::Everything);
+        }
+        rig.kill();
+    }
+}
