@@ -2,6 +2,9 @@
 //!
 //! Since the last fsync (the base) every byte may have the value that it had then or any that it was given later; a
 //! write with O_DSYNC that returned takes the older ones away. The size may be anything between the extremes since.
+//!
+//! A write with O_DSYNC promises the size up to its end only if it has made the file longer. Otherwise ext4 of Linux 6.18
+//! forgets it: where an earlier write without a promise had made the file longer, the size stays what it was.
 
 use std::ops::Range;
 
@@ -52,10 +55,11 @@ impl File {
     /// A write.
     pub(crate) fn write(&mut self, offset: u64, length: u64, key: u64, durable: bool) {
         let range = offset..offset + length;
+        let longer = range.end > self.size();
         self.extend(range.end);
         self.latest[offset as usize..range.end as usize].copy_from_slice(&words(key, offset, length));
         self.high = self.high.max(range.end);
-        if durable {
+        if durable && longer {
             self.low = self.low.max(range.end);
         }
         self.changes.push(Change { range, fill: Fill::Words(key), durable });
@@ -212,12 +216,12 @@ mod tests {
     #[test]
     fn a_synchronous_write_must_be_there_and_the_one_before_it_need_not() {
         let mut file = File::default();
-        file.write(0, 1000, 1, false);
+        file.write(0, 120, 1, false);
         file.write(100, 50, 2, true);
         assert!(file.permits(&after(&[(100, 50, 2)])).is_ok());
-        assert!(file.permits(&after(&[(0, 1000, 1), (100, 50, 2)])).is_ok());
-        assert!(file.permits(&after(&[(0, 1000, 1)])).is_err());
-        assert!(file.permits(&[0; 149]).is_err());
+        assert!(file.permits(&after(&[(0, 120, 1), (100, 50, 2)])).is_ok());
+        assert!(file.permits(&after(&[(0, 150, 1)])).is_err());
+        assert!(file.permits(&after(&[(100, 49, 2)])).is_err());
     }
 
     #[test]
