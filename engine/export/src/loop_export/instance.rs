@@ -18,7 +18,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{Read, Seek, Write},
     os::fd::{AsFd, BorrowedFd},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -34,12 +34,14 @@ pub(super) struct Instance {
 
 impl Instance {
     pub(super) fn claim(directory: &Path) -> Result<Self> {
+        let make = |path: &Path| {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.context(|| format!("creating {}", path.display()))
+        };
+        make(directory)?;
+        refuse_foreign(directory)?;
         let numbers = directory.join("numbers");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&numbers)
-            .context(|| format!("creating {}", numbers.display()))?;
+        make(&numbers)?;
         let path = directory.join("instance");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -159,6 +161,20 @@ impl Instance {
     }
 }
 
+/// Whoever else may write to the directory could have links in it, and we would write where they lead.
+fn refuse_foreign(directory: &Path) -> Result<()> {
+    let looking = || format!("looking at {}", directory.display());
+    let found = fs::symlink_metadata(directory).context(looking)?;
+    let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+    if ours && found.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::FailedPrecondition,
+        format!("{} must be a directory of this user to which nobody else can write", directory.display()),
+    ))
+}
+
 fn is_name(text: &str) -> bool {
     text.strip_prefix("parallax-").is_some_and(|random| {
         random.len() == RANDOM_BYTES * 2 && random.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -172,4 +188,38 @@ fn new_name() -> Result<String> {
         .context(|| "reading /dev/urandom")?;
     let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("parallax-{digits}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    /// The command line kept its exports in a directory of `/tmp` whose name could be guessed. Whoever made it first, with
+    /// a link in it, had root overwrite the file of his choice.
+    #[test]
+    fn a_directory_to_which_others_can_write_is_not_used() {
+        let bed = tempfile::tempdir().unwrap();
+        let victim = bed.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let directory = bed.path().join("exports");
+        fs::create_dir(&directory).unwrap();
+        symlink(&victim, directory.join("instance")).unwrap();
+        for mode in [0o777, 0o720] {
+            fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
+            let refused = Instance::claim(&directory).err().unwrap();
+            assert_eq!(refused.kind(), ErrorKind::FailedPrecondition, "{refused}");
+            assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        }
+        let link = bed.path().join("link");
+        symlink(bed.path(), &link).unwrap();
+        assert!(Instance::claim(&link).is_err(), "nor one that is only a link");
+
+        fs::remove_file(directory.join("instance")).unwrap();
+        fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+        Instance::claim(&directory).unwrap();
+    }
 }
