@@ -272,6 +272,7 @@ fn nbd_handshake_and_commands() {
             ),
         ],
         seal: None,
+        moves: true,
         bound: BOUND,
         cases: 400,
         run: Box::new(|bytes| bed.outcome(bytes)),

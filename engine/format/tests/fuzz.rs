@@ -78,6 +78,7 @@ fn block(
         folder: folder("corpus"),
         seeds: vec![Seed { name, bytes, focus }],
         seal: sealer(salt),
+        moves: true,
         bound: BOUND,
         cases: 1000,
         run: Box::new(move |bytes| outcome(run(bytes))),
@@ -277,6 +278,7 @@ fn linked(
                 *link = (word & !mask | check).to_le_bytes();
             }
         })),
+        moves: true,
         bound: BOUND,
         cases: 1000,
         run: Box::new(move |bytes| {

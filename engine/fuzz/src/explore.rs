@@ -179,5 +179,5 @@ pub fn explore(target: &Target<'_>) {
 fn input(target: &Target<'_>, bases: &[Input], plan: &mutate::Plan) -> Result<Input, String> {
     let base = &bases[plan.base.index(bases.len())];
     let seed = base.base.as_ref().map(|name| target.seed(name)).transpose()?;
-    plan.settle(base, seed)
+    plan.settle(base, seed, target.moves)
 }

@@ -149,6 +149,8 @@ impl fmt::Display for Input {
         let base = self.base.iter().map(|name| format!("base:{name}"));
         let words = base.chain(self.edits.iter().map(Edit::to_string));
         let words: Vec<String> = words.chain(self.sealed.then(|| "seal".to_owned())).collect();
+        // A line of a corpus is never empty.
+        f.write_str(if words.is_empty() { "\"\"" } else { "" })?;
         f.write_str(&words.join(" "))
     }
 }

@@ -84,7 +84,7 @@ fn interesting() -> impl Strategy<Value = i128> {
 
 impl Draft {
     /// The edits, for bytes that look like this now.
-    fn settle(&self, bytes: &[u8], seed: Option<&Seed>) -> Vec<Edit> {
+    fn settle(&self, bytes: &[u8], seed: Option<&Seed>, moves: bool) -> Vec<Edit> {
         let spots = seed.filter(|_| !self.anywhere).map(|seed| &seed.focus);
         let total = spots.map_or(0, |spots| spots.iter().map(ExactSizeIterator::len).sum());
         let place = if total > 0 {
@@ -115,6 +115,8 @@ impl Draft {
             }
             Change::Flip(bit) => Edit::Xor(vec![1 << bit]),
             Change::Bytes(new) => Edit::Put(Value::Hex(new.clone())),
+            Change::Insert(new, _) if !moves => Edit::Put(Value::Hex(new.clone())),
+            Change::Delete(_) | Change::Cut if !moves => Edit::Xor(vec![1]),
             Change::Insert(new, 1) => Edit::Insert(Value::Hex(new.clone())),
             Change::Insert(new, times) => {
                 Edit::Insert(Value::Times(Box::new(Value::Hex(new.clone())), *times))
@@ -133,12 +135,12 @@ impl Draft {
 
 impl Plan {
     /// The input that comes of `base`, whose seed is `seed` with these bytes.
-    pub(crate) fn settle(&self, base: &Input, seed: Option<&Seed>) -> Result<Input, String> {
+    pub(crate) fn settle(&self, base: &Input, seed: Option<&Seed>, moves: bool) -> Result<Input, String> {
         let from = seed.map_or(&[][..], |seed| &seed.bytes);
         let mut input = Input { sealed: base.sealed || self.sealed, ..base.clone() };
         let mut bytes = input.apply(from)?;
         for draft in &self.drafts {
-            let edits = draft.settle(&bytes, seed);
+            let edits = draft.settle(&bytes, seed, moves);
             let step = Input { edits: edits.clone(), ..Input::default() };
             bytes = step.apply(&bytes)?;
             input.edits.extend(edits);

@@ -81,6 +81,8 @@ pub struct Target<'a> {
     pub folder: PathBuf,
     /// Valid inputs. Each must be accepted.
     pub seeds: Vec<Seed>,
+    /// Whether edits may insert and remove bytes; not where everything has its place.
+    pub moves: bool,
     /// For inputs that end with `seal`.
     pub seal: Option<Sealer<'a>>,
     /// What an input may cost.
