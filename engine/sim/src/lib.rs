@@ -17,8 +17,8 @@ mod tails;
 mod world;
 
 pub use disk::{
-    AfterCut, Asks, DiskOptions, DiskStats, Event, FailedFlush, Fate, Fault, FaultCounts, FaultPlan, Hold,
-    HoldAt, Image, Kind, Phase, Request, SimDisk, Unflushed, Zone,
+    AfterCut, Asks, Content, DiskOptions, DiskStats, Event, FailedFlush, Fate, Fault, FaultCounts, FaultPlan,
+    Hold, HoldAt, Image, Kind, Phase, Request, SimDisk, Unflushed, Zone,
 };
 pub use prng::Prng;
 pub use select::{Either, either};

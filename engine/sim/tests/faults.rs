@@ -1,7 +1,7 @@
 //! Faults by place and chance: each happens where its zone is, and nowhere else.
 
 use parallax_block::{BlockDevice, Buffer, ByteRange, ErrorKind, Runtime, WriteOptions};
-use parallax_sim::{Asks, DiskOptions, Fate, Fault, FaultPlan, SimDisk, Unflushed, World, Zone};
+use parallax_sim::{Asks, Content, DiskOptions, Fate, Fault, FaultPlan, SimDisk, Unflushed, World, Zone};
 use std::time::Duration;
 
 const CAPACITY: u64 = 1 << 20;
@@ -12,7 +12,8 @@ fn disk(world: &World) -> SimDisk {
 
 fn zone(asks: Asks, fault: Fault, times_max: u64) -> FaultPlan {
     let range = ByteRange::new(0, 65536).unwrap();
-    FaultPlan { zones: vec![Zone { range, asks, fault, per_mille: 1000, times_max }], ..FaultPlan::default() }
+    let zone = Zone { range, content: None, asks, fault, per_mille: 1000, times_max };
+    FaultPlan { zones: vec![zone], ..FaultPlan::default() }
 }
 
 async fn put(disk: &SimDisk, offset: u64, length: usize, byte: u8) -> Result<(), ErrorKind> {
@@ -140,4 +141,55 @@ fn every_unflushed_write_can_be_given_its_own_fate() {
     let image = disk.crash_image_where(|_| Fate::Front(1));
     image.read(0, &mut bytes);
     assert_eq!([bytes[0], bytes[512], bytes[4096]], [2, 1, 3]);
+}
+
+#[test]
+fn a_zone_may_ask_what_a_write_brings_and_keep_it_in_its_piece_of_the_disk() {
+    let world = World::new(1);
+    let disk = disk(&world);
+    world.run(async {
+        let mut plan = zone(Asks::Changes, Fault::Displaced { by: 8192, origin: 4096, piece: 16384 }, 2);
+        plan.zones[0].content = Some(Content::new(|bytes| bytes[0] == 7));
+        disk.set_faults(plan);
+        put(&disk, 4096, 512, 1).await.unwrap();
+        put(&disk, 8192, 512, 7).await.unwrap();
+        assert_eq!(
+            (get(&disk, 4096).await, get(&disk, 8192).await, get(&disk, 16384).await),
+            (Ok(1), Ok(0), Ok(7))
+        );
+        // The end of the piece is at 20480: further goes round to its beginning.
+        put(&disk, 16384, 4096, 7).await.unwrap();
+        assert_eq!((get(&disk, 12288).await, get(&disk, 20480).await), (Ok(7), Ok(0)));
+    });
+}
+
+#[test]
+fn a_flush_may_lie_of_one_zone_only() {
+    let world = World::new(1);
+    let disk = disk(&world);
+    world.run(async {
+        put(&disk, 0, 512, 7).await.unwrap();
+        put(&disk, 131_072, 512, 7).await.unwrap();
+        disk.set_faults(zone(Asks::Flushes, Fault::Lost, 1));
+        disk.flush().await.unwrap();
+        let after = disk.crash(Unflushed::Lost);
+        assert_eq!((get(&after, 0).await, get(&after, 131_072).await), (Ok(0), Ok(7)));
+    });
+}
+
+#[test]
+fn ghosts_are_laid_before_the_device_is_opened_again() {
+    let world = World::new(1);
+    let disk = disk(&world);
+    world.run(async {
+        disk.set_faults(zone(Asks::Changes, Fault::Ghost(Duration::from_secs(30)), 1));
+        assert_eq!(put(&disk, 0, 512, 1).await, Err(ErrorKind::Io));
+        let disk = disk.handover();
+        assert_eq!(get(&disk, 0).await, Ok(0));
+        disk.lay_ghosts();
+        assert_eq!(get(&disk, 0).await, Ok(1));
+        put(&disk, 0, 512, 2).await.unwrap();
+        world.sleep(Duration::from_secs(60)).await;
+        assert_eq!(get(&disk, 0).await, Ok(2));
+    });
 }

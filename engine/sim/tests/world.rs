@@ -114,3 +114,26 @@ fn the_loser_of_a_race_is_dropped_with_its_timer() {
     world.run_until_idle();
     assert_eq!(world.now(), Duration::from_secs(1));
 }
+
+#[test]
+fn a_world_that_ends_lets_go_of_everything() {
+    let held = Arc::new(());
+    let world = World::new(1);
+    for process in [None, Some(world.process("daemon"))] {
+        let (of_task, of_world) = (held.clone(), world.clone());
+        let task = async move {
+            of_world.sleep(Duration::from_secs(3600)).await;
+            drop(of_task);
+        };
+        match process {
+            None => world.spawn_named("waits", task),
+            Some(process) => process.spawn_named("waits", task),
+        }
+    }
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(Arc::strong_count(&held), 3);
+    world.end();
+    assert_eq!(Arc::strong_count(&held), 1);
+    world.spawn_named("too late", async { panic!("a world that has ended runs nothing") });
+    world.run_until_idle();
+}

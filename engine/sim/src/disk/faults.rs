@@ -8,8 +8,8 @@
 
 use super::{Kind, Request};
 use crate::Prng;
-use parallax_block::{ByteRange, ErrorKind};
-use std::{collections::BTreeSet, time::Duration};
+use parallax_block::{ByteRange, ErrorKind, SECTOR_SIZE};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 /// What a device does with its cache when a flush fails.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,10 +26,19 @@ pub enum FailedFlush {
 pub enum Fault {
     /// It fails. Part of a change may have arrived.
     Fails(ErrorKind),
-    /// It is answered with success and does nothing: a lost write, a flush that lies.
+    /// It is answered with success and does nothing: a lost write. A flush lies of what touches the zone.
     Lost,
     /// A change goes so many bytes further, round the end of the disk.
     Misdirected(u64),
+    /// A change goes so many bytes further, round the end of the piece of the disk that it is in.
+    Displaced {
+        /// How far.
+        by: u64,
+        /// Where the first piece begins.
+        origin: u64,
+        /// Bytes of a piece.
+        piece: u64,
+    },
     /// It takes so much longer.
     Slow(Duration),
     /// It is answered with an error, as if it had timed out, and lands as a whole so much later.
@@ -47,11 +56,32 @@ pub enum Asks {
     Flushes,
 }
 
+type Which = dyn Fn(&[u8]) -> bool + Send + Sync;
+
+/// Writes by what they bring.
+#[derive(Clone)]
+pub struct Content(Arc<Which>);
+
+impl Content {
+    /// Those for whose bytes `which` is true.
+    pub fn new(which: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(which))
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Content")
+    }
+}
+
 /// A part of the disk where something may go wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Zone {
     /// Where; a request that touches it is in it.
     pub range: ByteRange,
+    /// Only with writes that bring this.
+    pub content: Option<Content>,
     /// With which requests.
     pub asks: Asks,
     /// What.
@@ -94,8 +124,10 @@ pub(crate) struct Verdict {
     pub(crate) error: Option<ErrorKind>,
     /// It has no effect.
     pub(crate) lost: bool,
-    /// A change goes so many bytes further.
+    /// A change lands here instead.
     pub(crate) astray: Option<u64>,
+    /// A flush leaves out what touches this.
+    pub(crate) except: Option<ByteRange>,
     /// It lands so much later.
     pub(crate) ghost: Option<Duration>,
 }
@@ -138,19 +170,27 @@ impl FaultCounts {
 }
 
 impl Zone {
-    fn strikes(&self, request: &Request, prng: &mut Prng) -> bool {
+    fn strikes(&self, request: &Request, bytes: &[u8], prng: &mut Prng) -> bool {
         let inside = match self.asks {
             Asks::Reads => request.kind == Kind::Read && request.touches(self.range),
             Asks::Changes => request.kind.is_change() && request.touches(self.range),
             Asks::Flushes => request.kind == Kind::Flush,
         };
-        self.times_max > 0 && inside && prng.chance(self.per_mille, 1000)
+        let meant = self.content.as_ref().is_none_or(|content| !bytes.is_empty() && (content.0)(bytes));
+        self.times_max > 0 && inside && meant && prng.chance(self.per_mille, 1000)
     }
 }
 
 impl FaultPlan {
-    /// Decides; `flush` is the request's number among flushes.
-    pub(crate) fn judge(&mut self, request: &Request, flush: u64, prng: &mut Prng) -> Verdict {
+    /// Decides; `flush` is the request's number among flushes, `bytes` what a write brings to a disk of `capacity`.
+    pub(crate) fn judge(
+        &mut self,
+        request: &Request,
+        bytes: &[u8],
+        flush: u64,
+        capacity: u64,
+        prng: &mut Prng,
+    ) -> Verdict {
         let touches = |ranges: &[ByteRange]| ranges.iter().any(|range| request.touches(*range));
         let error = match request.kind {
             Kind::Read => touches(&self.read_errors).then_some(ErrorKind::Io),
@@ -168,13 +208,23 @@ impl FaultPlan {
             ..Verdict::default()
         };
         if error.is_none()
-            && let Some(zone) = self.zones.iter_mut().find(|zone| zone.strikes(request, prng))
+            && let Some(zone) = self.zones.iter_mut().find(|zone| zone.strikes(request, bytes, prng))
         {
             zone.times_max -= 1;
             match zone.fault {
                 Fault::Fails(kind) => verdict.error = Some(kind),
-                Fault::Lost => verdict.lost = true,
-                Fault::Misdirected(bytes) => verdict.astray = request.kind.is_change().then_some(bytes),
+                Fault::Lost => {
+                    verdict.lost = true;
+                    verdict.except = Some(zone.range);
+                }
+                Fault::Misdirected(by) if request.kind.is_change() => {
+                    verdict.astray = Some(round(request.range, by, 0, capacity));
+                }
+                Fault::Displaced { by, origin, piece } if request.kind.is_change() => {
+                    let start = origin + request.range.offset().saturating_sub(origin) / piece * piece;
+                    verdict.astray = Some(round(request.range, by, start, piece));
+                }
+                Fault::Misdirected(_) | Fault::Displaced { .. } => {}
                 Fault::Slow(delay) => verdict.delay += delay,
                 Fault::Ghost(delay) => {
                     verdict.error = Some(ErrorKind::Io);
@@ -183,5 +233,16 @@ impl FaultPlan {
             }
         }
         verdict
+    }
+}
+
+/// Where a change lands that goes `by` bytes too far, round the end of a piece of the disk.
+fn round(range: ByteRange, by: u64, start: u64, length: u64) -> u64 {
+    match length.saturating_sub(range.length()) {
+        0 => range.offset(),
+        room => {
+            start
+                + (range.offset().saturating_sub(start) + by) % room / SECTOR_SIZE as u64 * SECTOR_SIZE as u64
+        }
     }
 }

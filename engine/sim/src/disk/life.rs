@@ -3,7 +3,7 @@
 use super::{
     AfterCut, FailedFlush, HoldAt, InFlight, Kind, Phase, Request, SimDisk, State, between,
     cache::{Payload, Record},
-    no_power,
+    intersection, no_power,
     ticket::Ticket,
     without,
 };
@@ -48,17 +48,14 @@ impl SimDisk {
         }
         let flush = state.stats.flushes;
         let State { faults, prng, stats, spoiled, .. } = &mut *state;
-        let mut verdict = faults.judge(&request, flush, prng);
+        let bytes: &[u8] = if let Some(Payload::Bytes(bytes)) = &payload { bytes } else { &[] };
+        let mut verdict = faults.judge(&request, bytes, flush, inner.options.capacity, prng);
         stats.faults.note(&verdict);
         if kind == Kind::Read && spoiled.iter().any(|spoiled| request.touches(*spoiled)) {
             stats.faults.unreadable += 1;
             verdict.error = Some(ErrorKind::Io);
         }
-        let room = inner.options.capacity - range.length();
-        let base = verdict.astray.map_or(range.offset(), |bytes| match room {
-            0 => 0,
-            room => (range.offset() + bytes) % room / SECTOR_SIZE as u64 * SECTOR_SIZE as u64,
-        });
+        let base = verdict.astray.unwrap_or(range.offset());
         let flying = InFlight {
             request: request.clone(),
             payload,
@@ -88,7 +85,7 @@ impl SimDisk {
     /// Decides when a request takes effect and when it is answered.
     pub(super) fn schedule(&self, number: u64) {
         let mut state = self.inner.state.lock();
-        let State { prng, in_flight, .. } = &mut *state;
+        let State { prng, in_flight, ghosts, .. } = &mut *state;
         let Some(flying) = in_flight.get(&number) else { return };
         let latency = &self.inner.options.latency;
         let nanoseconds = prng.range(latency.start.as_nanos() as u64..latency.end.as_nanos() as u64).max(2);
@@ -115,9 +112,9 @@ impl SimDisk {
         if let Some(delay) = flying.verdict.ghost {
             parts.clear();
             let late = flying.record(flying.waiting.clone());
+            ghosts.extend(late.map(|late| (number, late)));
             let disk = self.clone();
-            let land = move || late.into_iter().for_each(|late| disk.land(late));
-            self.inner.world.call_after(delay, Box::new(land));
+            self.inner.world.call_after(delay, Box::new(move || disk.haunt(number)));
         }
         let parts: Vec<(Duration, ByteRange)> = parts
             .into_iter()
@@ -130,6 +127,29 @@ impl SimDisk {
         }
         let disk = self.clone();
         self.inner.world.call_after(answer, Box::new(move || disk.finish(number)));
+    }
+
+    /// A write that was given up long ago arrives, if it has not yet.
+    fn haunt(&self, number: u64) {
+        let heir = self.inner.heir.lock().clone();
+        if let Some(heir) = heir {
+            return heir.haunt(number);
+        }
+        let late = self.inner.state.lock().ghosts.remove(&number);
+        if let Some(late) = late {
+            self.land(late);
+        }
+    }
+
+    /// Every write that was given up arrives now, if it ever does: what an exclusive open of the device waits for.
+    pub fn lay_ghosts(&self) {
+        let mut late: Vec<Record> = {
+            let mut state = self.inner.state.lock();
+            let mut late: Vec<Record> = std::mem::take(&mut state.ghosts).into_values().collect();
+            state.prng.shuffle(&mut late);
+            late
+        };
+        late.drain(..).for_each(|late| self.land(late));
     }
 
     fn take_effect(&self, number: u64, part: ByteRange) {
@@ -196,9 +216,15 @@ impl SimDisk {
         let State { cache, durable, prng, faults, .. } = &mut *state;
         cache.complete(number, completion);
         match (flying.request.kind, flying.verdict.error) {
-            (Kind::Flush | Kind::Write { .. } | Kind::WriteZeroes { .. }, None) if flying.verdict.lost => {}
+            (Kind::Write { .. } | Kind::WriteZeroes { .. }, None) if flying.verdict.lost => {}
             (Kind::Flush, None) => {
-                cache.settle(durable, |record| record.completed.is_some_and(|at| at <= flying.covers));
+                let lies_of = |piece: &ByteRange| {
+                    flying.verdict.except.is_some_and(|except| intersection(*piece, except).is_some())
+                };
+                cache.settle(durable, |record| {
+                    record.completed.is_some_and(|at| at <= flying.covers)
+                        && !record.pieces.iter().any(lies_of)
+                });
             }
             (Kind::Flush, Some(_)) if faults.failed_flush == FailedFlush::Forgets => {
                 let lucky = prng.next_u64();

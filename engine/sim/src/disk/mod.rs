@@ -24,7 +24,7 @@ mod ticket;
 
 pub use crash::{Fate, Unflushed};
 pub use event::{Event, Kind, Phase, Request};
-pub use faults::{Asks, FailedFlush, Fault, FaultCounts, FaultPlan, Zone};
+pub use faults::{Asks, Content, FailedFlush, Fault, FaultCounts, FaultPlan, Zone};
 pub use hold::{Hold, HoldAt};
 pub use image::Image;
 pub use options::{AfterCut, DiskOptions, DiskStats};
@@ -61,6 +61,8 @@ struct State {
     durable: Image,
     cache: Cache,
     in_flight: BTreeMap<u64, InFlight>,
+    /// Writes that were answered with an error and land yet.
+    ghosts: BTreeMap<u64, Record>,
     holds: Holds,
     faults: FaultPlan,
     /// Parts that cannot be read until they are written.
@@ -107,6 +109,7 @@ impl SimDisk {
             durable: image,
             cache: Cache::default(),
             in_flight: BTreeMap::new(),
+            ghosts: BTreeMap::new(),
             holds: Holds::default(),
             faults: FaultPlan::default(),
             spoiled: Vec::new(),

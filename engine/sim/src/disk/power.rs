@@ -43,7 +43,8 @@ impl SimDisk {
     /// What a power cut at this moment leaves. May be asked again and again for other outcomes.
     pub fn crash_image(&self, unflushed: Unflushed) -> Image {
         let mut state = self.inner.state.lock();
-        let in_flight = state.in_flight.values().filter_map(InFlight::remainder).collect();
+        let mut in_flight: Vec<Record> = state.in_flight.values().filter_map(InFlight::remainder).collect();
+        in_flight.extend(state.ghosts.values().cloned());
         let State { durable, cache, prng, .. } = &mut *state;
         crash::survivors(durable, cache, in_flight, unflushed, prng)
     }
@@ -94,6 +95,7 @@ impl SimDisk {
             // Numbers go on, so that those of inherited records stay theirs.
             next.stats = state.stats;
             next.spoiled = state.spoiled.clone();
+            next.ghosts = std::mem::take(&mut state.ghosts);
             if delay.is_none() {
                 late.drain(..).for_each(|record| next.admit(record));
             }

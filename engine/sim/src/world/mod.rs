@@ -209,6 +209,22 @@ impl World {
         }
     }
 
+    /// Drops every task and timer: they hold the world, and it holds them. Nothing runs in it any more.
+    pub fn end(&self) {
+        loop {
+            let left = {
+                let mut state = self.shared.state.lock();
+                state.processes.clear();
+                (std::mem::take(&mut state.tasks), std::mem::take(&mut state.timers))
+            };
+            if left.0.is_empty() && left.1.is_empty() {
+                break;
+            }
+            // Outside the lock: what they own may call back when it is dropped.
+            drop(left);
+        }
+    }
+
     /// Names of tasks that are not done, with their process.
     pub fn pending_tasks(&self) -> Vec<String> {
         let state = self.shared.state.lock();

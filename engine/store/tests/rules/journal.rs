@@ -355,6 +355,7 @@ fn rule_4i_after_a_failed_flush_the_next_opening_doubts_what_no_volume_had_flush
             pool.attach(info.id).await.unwrap()
         });
         let zone = Zone {
+            content: None,
             range: ByteRange::new(0, 64 * MIB).unwrap(),
             asks: Asks::Flushes,
             fault: Fault::Fails(ErrorKind::Io),
@@ -409,6 +410,7 @@ fn rule_4i_a_failed_flush_puts_volumes_in_doubt_that_wait_to_be_opened() {
     rig.kill();
     let pool = rig.open();
     let zone = Zone {
+        content: None,
         range: ByteRange::new(0, 64 * MIB).unwrap(),
         asks: Asks::Flushes,
         fault: Fault::Fails(ErrorKind::Io),

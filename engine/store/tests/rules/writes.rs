@@ -347,6 +347,7 @@ fn rule_4h_a_write_that_failed_and_lands_late_touches_nothing_acknowledged_since
     });
     // One write in place, and one that needs a new block; the device answers both with an error and does them later.
     let late = Zone {
+        content: None,
         range: ByteRange::new(0, 64 * MIB).unwrap(),
         asks: Asks::Changes,
         fault: Fault::Ghost(Duration::from_secs(1)),
