@@ -2,6 +2,7 @@
 //! every pair of operations. Each runs the whole store in the fake world and makes its one thing happen on purpose.
 
 mod hosts;
+mod incidents;
 mod journal;
 mod races;
 mod rig;
