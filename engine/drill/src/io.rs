@@ -101,13 +101,14 @@ impl Life {
     fn place(&self, prng: &mut Prng, total: u64, grain: u64) -> Range<u64> {
         let options = &self.drill.options;
         let longest = match prng.range(0..3) {
-            _ if options.tight && prng.chance(1, 2) => options.request_sectors_max,
+            _ if !prng.chance(options.smaller_percent, 100) => options.request_sectors_max,
             0 => 1,
             1 => BLOCK_SECTORS * 2,
             _ => options.request_sectors_max,
         };
         let grains = total / grain;
-        let length = prng.range(1..(longest / grain).clamp(1, grains) + 1);
+        let most = (longest / grain).clamp(1, grains);
+        let length = if options.smaller_percent < 50 { most } else { prng.range(1..most + 1) };
         let start = if prng.chance(options.hot_percent, 100) {
             prng.range(0..(32 / grain).min(grains - length + 1))
         } else {
@@ -157,6 +158,10 @@ impl Life {
             };
             let (writes, volume) = forest.split(vdi);
             if let Err(wrong) = volume.registers.read(lba, found, begin, end, writes) {
+                if forest.is_haunted(Some(vdi), lba, found) {
+                    continue;
+                }
+                let volume = &forest.volumes[&vdi];
                 let what = format!("read of {} ({vdi}) in ticks {begin}..{end}", volume.name);
                 return Err(forest.wrong(vdi, &what, &wrong));
             }
@@ -184,11 +189,12 @@ impl Life {
             if *allocation == Allocation::Data || !forest.volumes.contains_key(&request.vdi) {
                 continue;
             }
-            let (writes, volume) = forest.split(request.vdi);
             let last = range.end().min(request.range().end()) / SECTOR;
             for lba in range.offset() / SECTOR..last {
+                let (writes, volume) = forest.split(request.vdi);
                 let allowed = volume.registers.readable(lba, begin, end, writes);
-                if !allowed.contains(&Stamp::ZERO) {
+                let haunted = forest.is_haunted(Some(request.vdi), lba, Stamp::ZERO);
+                if !haunted && !allowed.contains(&Stamp::ZERO) {
                     let story = forest.story(request.vdi, lba);
                     let message = format!("status calls sector {lba} a hole, which holds {allowed:?}");
                     return Err(Failure { message, story });
@@ -243,10 +249,19 @@ impl Life {
             }
             _ => (false, request.handle.discard(range).await),
         };
-        let outcome = if result.is_ok() { Outcome::Done } else { Outcome::Doubtful };
+        let outcome = match result {
+            Ok(()) => Outcome::Done,
+            Err(_) if self.drill.is_haunted() => Outcome::Haunting,
+            Err(_) => Outcome::Doubtful,
+        };
         {
             let mut forest = self.drill.forest.lock();
             forest.writes.finish(write, outcome);
+            if outcome == Outcome::Haunting {
+                let brings = matches!(request.kind, Kind::Write { .. });
+                let stamp = if brings { request.stamp } else { Stamp::ZERO };
+                forest.haunt(request.vdi, request.sectors.clone(), stamp);
+            }
             let verdict = match &result {
                 Ok(()) => "done".to_owned(),
                 Err(error) => format!("failed: {error}"),

@@ -14,6 +14,7 @@
 //! manage    operations on volumes and snapshots
 //! faults    disks that fail, and what must follow
 //! probe     damage at rest, on a copy
+//! account   space, recomputed on a copy
 //! verify    comparison of an open pool with the model
 //! run       lives in a row, and the report of a failure
 //! enumerate every crash point of small workloads
@@ -23,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+mod account;
 pub mod enumerate;
 pub mod fake;
 mod faults;

@@ -5,7 +5,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{enumerate, long, mutants, seeds};
+use commands::{damage, enumerate, long, mutants, seeds};
 use std::process::ExitCode;
 
 /// Tortures the store in a simulated world. A seed always gives the same run.
@@ -20,6 +20,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Damages a real pool in one way, for good, to see what `parallax check` says of it.
+    Damage(damage::Args),
     /// Looks at every crash point of every small workload.
     Enumerate(enumerate::Args),
     /// Everything for hours, with a summary.
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let well = match arguments.verb {
         None => seeds::run(&arguments.seeds),
+        Some(Verb::Damage(arguments)) => damage::run(&arguments),
         Some(Verb::Enumerate(arguments)) => enumerate::run(&arguments),
         Some(Verb::Long(arguments)) => long::run(&arguments),
         Some(Verb::Mutants(arguments)) => mutants::run(&arguments),

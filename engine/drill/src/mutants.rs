@@ -7,8 +7,7 @@ use crate::{
     run_plan,
     store::Store,
 };
-pub use parallax_store::mutants::Mutant;
-use parallax_store::mutants::set;
+pub use parallax_store::mutants::{Mutant, set};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -52,7 +51,7 @@ pub fn hunt(mutant: Mutant, budget: Budget) -> Catch {
             break;
         }
         let mut plan = if seed % 4 == 3 { forgetful(seed, budget.ops) } else { Plan::new(seed, budget.ops) };
-        plan.tight = seed % 4 == 1;
+        (plan.tight, plan.slow) = (seed % 4 == 1, seed % 4 == 2);
         catch.attempt(plan.arguments(), || run_plan(&plan, Arc::new(Store)).failure);
         if catch.found.is_none() && seed % (SEEDS_EACH * 10) == 0 {
             catch.attempt(format!("enumerate --rot --seed {seed}"), || rot(seed, Arc::new(Store)).1);

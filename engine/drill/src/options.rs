@@ -13,6 +13,7 @@ use std::{collections::BTreeSet, fmt, ops::Range, time::Duration};
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Feature {
     Tight,
+    SlowReads,
     SmallLimits,
     LargeSectors,
     Flushes,
@@ -29,17 +30,24 @@ pub enum Feature {
     Faults,
     Probes,
     DeathsWhileOpening,
+    Ghosts,
+    Lies,
+    Accounts,
 }
 
 impl Feature {
     /// All of them, in the order in which shrinking tries to do without.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
+        Self::Lies,
+        Self::Ghosts,
+        Self::Accounts,
         Self::Faults,
         Self::Probes,
         Self::DeathsWhileOpening,
         Self::Sharing,
         Self::SmallLimits,
         Self::LargeSectors,
+        Self::SlowReads,
         Self::Tight,
         Self::Reverts,
         Self::Growth,
@@ -77,6 +85,8 @@ pub struct Plan {
     pub forgetful: bool,
     /// The pool is small, whatever the seed says.
     pub tight: bool,
+    /// Reads are slow, whatever the seed says.
+    pub slow: bool,
 }
 
 impl Plan {
@@ -93,6 +103,7 @@ impl Plan {
             without: BTreeSet::new(),
             forgetful: false,
             tight: false,
+            slow: false,
         }
     }
 
@@ -115,7 +126,7 @@ impl Plan {
         if !names.is_empty() {
             text += &format!(" --without {}", names.join(","));
         }
-        for (name, on) in [("forgetful", self.forgetful), ("tight", self.tight)] {
+        for (name, on) in [("forgetful", self.forgetful), ("tight", self.tight), ("slow", self.slow)] {
             text += &if on { format!(" --{name}") } else { String::new() };
         }
         text
@@ -239,6 +250,8 @@ pub struct Options {
     pub lives: usize,
     /// Sectors of a request at most.
     pub request_sectors_max: u64,
+    /// Of requests in a hundred, how many may be smaller than that.
+    pub smaller_percent: u64,
     /// Of requests in a hundred, how many go to the same few blocks.
     pub hot_percent: u64,
     /// See [`Weights`].
@@ -253,10 +266,18 @@ pub struct Options {
     pub latency_max: Duration,
     /// Of a thousand requests, how many take very long.
     pub stuck_per_mille: u64,
+    /// How long some reads take. What is freed or reused too early shows only to those that are still under way.
+    pub slow_reads: Option<Duration>,
     /// Of a hundred lives, how many meet a disk that fails requests.
     pub faulty_percent: u64,
     /// Of a hundred ends of lives, after how many the pool's metadata is damaged on a copy.
     pub probe_percent: u64,
+    /// Of a hundred ends of lives, after how many all space is accounted for on a copy.
+    pub account_percent: u64,
+    /// Faulty disks may carry out long after what they have said had failed.
+    pub haunted: bool,
+    /// Faulty disks may say that they have what they have not.
+    pub lying: bool,
     /// Of volumes in a hundred, how many are not looked at when the pool has been opened.
     pub unverified_percent: u64,
     /// Pools are opened, now and then, by a process that dies on the way.
@@ -311,9 +332,23 @@ impl Options {
         let stuck_per_mille = *prng.pick(&[0, 0, 0, 2, 20]);
         let faulty_percent = *prng.pick(&[0, 0, 25, 60]);
         let probe_percent = *prng.pick(&[0, 0, 20, 50]);
+        // In larger extents one claim too many takes all that was kept in reserve.
+        let (extent_bytes, extents) =
+            if tight && prng.chance(1, 2) { (1 << 20, 20 + extents / 8) } else { (extent_bytes, extents) };
+        let flood = (prng.chance(1, 3) | (prng.chance(1, 2) && plan.tight)) && tight;
+        let slow = (prng.chance(1, 8) || plan.slow) && has(Feature::SlowReads);
+        let rush = Rush::new(&mut prng);
+        let haunted = prng.chance(1, 4) && has(Feature::Ghosts) && !plan.forgetful;
+        let lying = prng.chance(1, 4) && has(Feature::Lies) && !plan.forgetful;
+        let account_percent = *prng.pick(&[0, 0, 25]);
+        // What comes back from a failed write after a revert cannot be told from what should be there.
+        let verbs = match haunted {
+            true => verbs.into_iter().filter(|(verb, _)| *verb != Verb::Revert).collect(),
+            false => verbs,
+        };
         let lanes = plan.lanes.map_or(lanes, |bound| lanes.min(bound.max(1)));
         let lives = plan.lives.map_or(lives, |bound| lives.min(bound.max(1)));
-        Self {
+        let mut options = Self {
             plan: plan.clone(),
             capacity: extent_bytes * extents,
             extent_bytes,
@@ -330,6 +365,7 @@ impl Options {
             ops: plan.ops / lives as u64 / lanes as u64 + 1,
             lives,
             request_sectors_max: if tight { 512 } else { longest },
+            smaller_percent: if tight { 50 } else { 100 },
             hot_percent,
             weights: Weights {
                 flush: if has(Feature::Flushes) { weights.flush } else { 0 },
@@ -342,14 +378,56 @@ impl Options {
             manager_pause,
             latency_max,
             stuck_per_mille: if has(Feature::Faults) { stuck_per_mille } else { 0 },
+            slow_reads: None,
             faulty_percent: match (has(Feature::Faults), plan.forgetful) {
                 (false, _) => 0,
                 (true, false) => faulty_percent,
                 (true, true) => 80,
             },
             probe_percent: if has(Feature::Probes) { probe_percent } else { 0 },
+            account_percent: if has(Feature::Accounts) { account_percent } else { 0 },
+            haunted,
+            lying,
             unverified_percent,
             deaths_while_opening: has(Feature::DeathsWhileOpening),
+        };
+        if slow {
+            rush.adjust(&mut options);
+        }
+        if flood {
+            options.flood(&mut prng);
+        }
+        options
+    }
+
+    /// Many large writes at once to few volumes that are larger than the pool: all are admitted before the first of
+    /// them takes what is left. Then what must go on: flushes, deletes, collections.
+    fn flood(&mut self, prng: &mut Prng) {
+        let has = |feature| !self.plan.without.contains(&feature);
+        (self.extent_bytes, self.capacity) = (256 << 10, prng.range(20..28) * (256 << 10));
+        self.lanes = self.plan.lanes.map_or(8, |bound| bound.clamp(1, 8));
+        self.lives = self.lives.min(2);
+        self.ops = self.plan.ops / self.lives as u64 / self.lanes as u64 + 1;
+        self.volumes_max = self.volumes_max.min(2);
+        self.volume_sectors = 12_288..20_480;
+        (self.hot_percent, self.smaller_percent) = (0, 10);
+        self.faulty_percent = 0;
+        self.latency_max = self.latency_max.max(Duration::from_micros(200));
+        let Weights { read, write, flush, discard, .. } = self.weights;
+        self.weights = Weights {
+            read: read.min(10),
+            write: write.max(60),
+            flush: if has(Feature::Flushes) { flush.clamp(5, 15) } else { 0 },
+            discard: if has(Feature::Discards) { discard.min(3) } else { 0 },
+            zero: 0,
+        };
+        for (verb, weight) in &mut self.verbs {
+            let least = match verb {
+                Verb::Detach | Verb::Snapshot | Verb::DeleteSnapshot | Verb::DeleteVolume => 10,
+                Verb::Collect => 5,
+                _ => 0,
+            };
+            *weight = if *weight > 0 { (*weight).max(least) } else { 0 };
         }
     }
 
@@ -365,12 +443,59 @@ impl Options {
     }
 }
 
+/// What is much done while reads are slow: blocks and nodes cut loose, freed and used again.
+struct Rush {
+    read: Duration,
+    /// Blocks of data, or nodes.
+    of_data: bool,
+    limits: Limits,
+}
+
+impl Rush {
+    fn new(prng: &mut Prng) -> Self {
+        Self {
+            read: Duration::from_micros(*prng.pick(&[2_000, 20_000])),
+            of_data: prng.chance(1, 2),
+            limits: Limits { cache_bytes: prng.range(0..8) * 4096, dirty_nodes_max: prng.range(4..12) },
+        }
+    }
+
+    fn adjust(self, options: &mut Options) {
+        options.slow_reads = Some(self.read);
+        options.latency_max = options.latency_max.min(Duration::from_micros(200));
+        let has = |feature| !options.plan.without.contains(&feature);
+        let more = |feature, weight: u64, least| if has(feature) { weight.max(least) } else { weight };
+        let Weights { read, write, flush, discard, .. } = &mut options.weights;
+        (*read, *write) = ((*read).max(20), (*write).max(40));
+        *flush = more(Feature::Flushes, *flush, 15);
+        *discard = more(Feature::Discards, *discard, if self.of_data { 25 } else { 5 });
+        if self.of_data {
+            options.hot_percent = options.hot_percent.max(80);
+            return;
+        }
+        options.hot_percent = 0;
+        if has(Feature::SmallLimits) {
+            options.limits = self.limits;
+        }
+        if !options.tight {
+            // Some leaves each, so that a walk takes long and every checkpoint supersedes several nodes.
+            options.volume_sectors = 8192..16384;
+        }
+        let collecting = has(Feature::Collections);
+        for (verb, weight) in &mut options.verbs {
+            if *verb == Verb::Collect && collecting {
+                *weight = (*weight).max(20);
+            }
+        }
+    }
+}
+
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Weights { read, write, flush, discard, zero } = self.weights;
         writeln!(
             f,
-            "seed {}: disk {} MiB in {} KiB extents and {}-byte sectors{}, latency up to {:?}, {} of 1000 stuck",
+            "seed {}: disk {} MiB in {} KiB extents and {}-byte sectors{}, latency up to {:?}, {} of 1000 stuck{}",
             self.plan.seed,
             self.capacity >> 20,
             self.extent_bytes >> 10,
@@ -378,6 +503,7 @@ impl fmt::Display for Options {
             if self.tight { ", tight" } else { "" },
             self.latency_max,
             self.stuck_per_mille,
+            self.slow_reads.map_or_else(String::new, |most| format!(", reads up to {most:?}")),
         )?;
         writeln!(
             f,
@@ -392,7 +518,7 @@ impl fmt::Display for Options {
         writeln!(
             f,
             "  {} lanes and {} managers{}, {} lives of {} operations a lane, faults in {} % of lives, probes after {} %, \
-             {} % of volumes unverified",
+             {} % of volumes unverified, accounts after {} %{}{}",
             self.lanes,
             self.managers,
             if self.sharing { " that share volumes" } else { "" },
@@ -401,6 +527,9 @@ impl fmt::Display for Options {
             self.faulty_percent,
             self.probe_percent,
             self.unverified_percent,
+            self.account_percent,
+            if self.haunted { ", ghosts" } else { "" },
+            if self.lying { ", lies" } else { "" },
         )?;
         writeln!(
             f,

@@ -28,14 +28,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 type Sight = BTreeMap<(VdiId, u64), Content>;
 
 /// Kinds of sealed blocks that are looked at more closely.
-mod kind {
-    pub(super) const AREA_LOG: u8 = 7;
-    pub(super) const BITMAP: u8 = 8;
-    pub(super) const ROOT: u8 = 9;
-    pub(super) const JOURNAL: u8 = 10;
+pub(crate) mod kind {
+    pub(crate) const AREA_LOG: u8 = 7;
+    pub(crate) const BITMAP: u8 = 8;
+    pub(crate) const ROOT: u8 = 9;
+    pub(crate) const JOURNAL: u8 = 10;
     /// A radix node: no header.
-    pub(super) const NODE: u8 = 0;
+    pub(crate) const NODE: u8 = 0;
 }
+
+/// How a failure begins that is about a sector which no write can have left.
+pub(crate) const WHAT_NOBODY_WROTE: &str = "a damaged pool shows what nobody wrote";
 
 /// A block of metadata.
 struct Block {
@@ -144,7 +147,7 @@ impl Drill {
     }
 
     /// Opens a copy and reads all of it, until something fails: then its text is the answer.
-    async fn look(
+    pub(crate) async fn look(
         &self,
         image: &Image,
         spoiled: Option<u64>,
@@ -175,7 +178,7 @@ impl Drill {
         match seen {
             // A sector that no write can have left is wrong data, not an answer.
             Err(text) if text.contains("garbage") => {
-                Err(Failure::new(format!("a damaged pool shows what nobody wrote: {text}")))
+                Err(Failure::new(format!("{WHAT_NOBODY_WROTE}: {text}")))
             }
             other => Ok(other),
         }
@@ -253,22 +256,32 @@ fn compare(what: &str, whole: &Sight, seen: &Sight) -> Result<(), Failure> {
     }
 }
 
-/// Blocks that hold metadata, by kind: those with a header, and those that are neither uniform nor data.
+/// What a block that begins like this is, if it is metadata: it has a header, or is neither uniform nor data.
+pub(crate) fn kind_of(page: &[u8]) -> Option<u8> {
+    let page = page.get(..BLOCK_SIZE)?;
+    let is_data = |sector: &[u8]| {
+        let lba = u64::from_le_bytes(sector[8..16].try_into().expect("eight bytes")) & !(1 << 63);
+        Stamp::read(lba, sector).is_ok_and(|stamp| stamp != Stamp::ZERO)
+    };
+    if page[..4] == *b"PLX1" {
+        return Some(page[4]);
+    }
+    let uniform = page.iter().all(|byte| *byte == page[0]);
+    (!uniform && !page.chunks(SECTOR_SIZE).any(is_data)).then_some(kind::NODE)
+}
+
+/// Where extents begin, on a disk of this size: behind the first superblock, host slots and the like.
+pub(crate) fn first_extent(image: &Image) -> u64 {
+    let mut first = [0; BLOCK_SIZE];
+    image.read(0, &mut first);
+    Superblock::decode(&first, 0).map_or(0, |(superblock, _)| superblock.extent_start(0) * BLOCK_SIZE as u64)
+}
+
+/// Blocks that hold metadata, by kind.
 fn metadata(image: &Image) -> Vec<Block> {
     let mut blocks: Vec<Block> = image
         .pages()
-        .filter_map(|(at, page)| {
-            let uniform = page.iter().all(|byte| *byte == page[0]);
-            let is_data = |sector: &[u8]| {
-                let lba = u64::from_le_bytes(sector[8..16].try_into().expect("eight bytes")) & !(1 << 63);
-                Stamp::read(lba, sector).is_ok_and(|stamp| stamp != Stamp::ZERO)
-            };
-            let sealed = page[..4] == *b"PLX1";
-            if uniform || (!sealed && page.chunks(SECTOR_SIZE).any(is_data)) {
-                return None;
-            }
-            Some(Block { at, kind: if sealed { page[4] } else { kind::NODE }, bytes: page.to_vec() })
-        })
+        .filter_map(|(at, page)| Some(Block { at, kind: kind_of(page)?, bytes: page.to_vec() }))
         .collect();
     blocks.sort_by_key(|block| (block.kind, block.at));
     blocks

@@ -1,7 +1,7 @@
 //! Lives of one pool in a row, and what came of them.
 
 use crate::{
-    faults::Ailing,
+    faults::{Ailing, Lie},
     life::{Done, Life},
     model::Forest,
     options::{Ending, Options, Plan},
@@ -53,6 +53,9 @@ pub struct Summary {
     pub faults: FaultCounts,
     pub probes: u64,
     pub refusals: u64,
+    pub lies: u64,
+    pub lies_noticed: u64,
+    pub accounts: u64,
 }
 
 impl Summary {
@@ -75,6 +78,9 @@ impl Summary {
         self.faults.add(&other.faults);
         self.probes += other.probes;
         self.refusals += other.refusals;
+        self.lies += other.lies;
+        self.lies_noticed += other.lies_noticed;
+        self.accounts += other.accounts;
     }
 }
 
@@ -84,7 +90,8 @@ impl fmt::Display for Summary {
             f,
             "{} requests ({} without space), {} operations ({} snapshots, {} clones, {} reverts, {} collections), \
              {} closes, {} kills, {} power cuts ({} deaths while opening), {} checks, {} disk requests, \
-             {} lives with faults ({} requests failed, {} delayed), {} blocks damaged ({} times refused)",
+             {} lives with faults ({} requests failed, {} delayed, {} ghosts, {} lost, {} astray), {} disks that lied ({} \
+             noticed), {} blocks damaged ({} times refused), {} times all space accounted for",
             self.requests,
             self.out_of_space,
             self.operations,
@@ -101,8 +108,14 @@ impl fmt::Display for Summary {
             self.faulty_lives,
             self.faults.failed,
             self.faults.slowed,
+            self.faults.ghosts,
+            self.faults.lost,
+            self.faults.misdirected,
+            self.lies,
+            self.lies_noticed,
             self.probes,
             self.refusals,
+            self.accounts,
         )
     }
 }
@@ -171,7 +184,10 @@ pub fn run_plan(plan: &Plan, system: Arc<dyn System>) -> Report {
 
 /// Runs `work` to its end; a panic or a deadlock is a failure like any other.
 pub(crate) fn guarded(world: &World, work: impl Future<Output = Result<(), Failure>>) -> Option<Failure> {
-    match std::panic::catch_unwind(AssertUnwindSafe(|| world.try_run(work))) {
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| world.try_run(work)));
+    // What a task holds may panic when it is dropped, after a panic.
+    std::panic::catch_unwind(AssertUnwindSafe(|| world.end())).ok();
+    match outcome {
         Ok(Ok(outcome)) => outcome.err(),
         Ok(Err(deadlock)) => Some(Failure::new(deadlock.to_string())),
         Err(panic) => {
@@ -249,8 +265,16 @@ impl Drill {
                 life.empty().await?;
                 return self.close(&life, disk, process).await.map(drop);
             }
-            disk = self.live(&life, disk, process, &mut prng).await?;
+            let lied;
+            (disk, lied) = self.live(&life, disk, process, &mut prng).await?;
             drop(life);
+            if let Some(lie) = lied {
+                // What it said is not so: there is nothing to hold the next life to.
+                return self.autopsy(&disk, lie).await;
+            }
+            if prng.chance(self.options.account_percent, 100) {
+                self.account(&disk, &mut prng).await?;
+            }
             if prng.chance(self.options.probe_percent, 100) {
                 self.probe(&disk, &mut prng).await?;
             }
@@ -258,14 +282,14 @@ impl Drill {
         Ok(())
     }
 
-    /// Lets a life happen and end. Answers with the disk that it leaves.
+    /// Lets a life happen and end. Answers with the disk that it leaves, and what that lied about.
     async fn live(
         self: &Arc<Self>,
         life: &Arc<Life>,
         disk: SimDisk,
         process: Process,
         prng: &mut Prng,
-    ) -> Result<SimDisk, Failure> {
+    ) -> Result<(SimDisk, Option<Lie>), Failure> {
         let ending = self.options.ending(prng);
         let faulty = self.ail(&disk, prng);
         let how = match ending {
@@ -276,31 +300,39 @@ impl Drill {
             }
         };
         let done = life.play(&process, &disk).await?;
-        // After a failed flush that forgets, a process that lives on would see what is gone.
-        let how = match (self.heal(), how) {
-            (true, Death::Kill) => Death::PowerCut(*prng.pick(&Unflushed::ALL)),
-            (_, how) => how,
+        let healed = self.heal();
+        let how = match how {
+            // After a failed flush that forgets, a process that lives on would see what is gone.
+            Death::Kill if healed.forgot => Death::PowerCut(*prng.pick(&Unflushed::ALL)),
+            // Only this way what a flush has lied about is gone.
+            Death::Kill | Death::PowerCut(_) if healed.lied == Some(Lie::Flush) => {
+                Death::PowerCut(Unflushed::Lost)
+            }
+            how => how,
         };
+        if healed.lied.is_some() {
+            return Ok((self.leave_behind(disk, &process, how), healed.lied));
+        }
         if done == Done::PowerLost || faulty {
-            return self.die(disk, &process, how).await;
+            return Ok((self.die(disk, &process, how).await?, None));
         }
         if matches!(ending, Ending::Death { .. }) {
             // All work was done before the moment came: die idle, with whatever is under way by itself.
-            return self.die(disk, &process, how).await;
+            return Ok((self.die(disk, &process, how).await?, None));
         }
         if prng.chance(1, 3) {
             disk.crash_after(prng.range(1..20));
             let closed = either(life.pool.close(), disk.power_lost()).await;
             if matches!(closed, Either::Right(())) {
-                return self.die(disk, &process, how).await;
+                return Ok((self.die(disk, &process, how).await?, None));
             }
         }
         let disk = self.close(life, disk, process).await?;
         if prng.chance(1, 2) {
             self.tails.reboot();
-            return Ok(disk.crash(Unflushed::Lost));
+            return Ok((disk.crash(Unflushed::Lost), None));
         }
-        Ok(disk)
+        Ok((disk, None))
     }
 
     /// Closes a pool in order, and verifies that it is clean.
@@ -333,15 +365,22 @@ impl Drill {
         Ok(disk)
     }
 
-    /// The process ends without a word.
+    /// The process ends without a word, and what it leaves is in order.
     async fn die(&self, disk: SimDisk, process: &Process, how: Death) -> Result<SimDisk, Failure> {
+        let disk = self.leave_behind(disk, process, how);
+        self.check(&disk, false).await?;
+        Ok(disk)
+    }
+
+    /// The process ends without a word.
+    fn leave_behind(&self, disk: SimDisk, process: &Process, how: Death) -> SimDisk {
         process.kill();
         self.system.died(how);
         self.count(|summary| {
             summary.disk_requests += disk.stats().requests;
             summary.faults.add(&disk.stats().faults);
         });
-        let disk = match how {
+        match how {
             Death::PowerCut(unflushed) => {
                 self.count(|summary| summary.power_cuts += 1);
                 self.tails.reboot();
@@ -353,9 +392,7 @@ impl Drill {
                 self.forget(false, "process killed");
                 disk.handover()
             }
-        };
-        self.check(&disk, false).await?;
-        Ok(disk)
+        }
     }
 
     /// What the model makes of a death.
@@ -381,6 +418,8 @@ impl Drill {
         number: usize,
         prng: &mut Prng,
     ) -> Result<(SimDisk, (Process, Arc<dyn Subject>)), Failure> {
+        // The device is opened exclusively: whoever had it before has ended, with whatever it had asked for.
+        disk.lay_ghosts();
         let deaths = if number > 0 && prng.chance(1, 3) { prng.range(1..4) } else { 0 };
         let deaths = if self.options.deaths_while_opening { deaths } else { 0 };
         for attempt in 0..=deaths {

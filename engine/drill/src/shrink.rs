@@ -11,8 +11,9 @@ use crate::{
 
 /// Smallest number of operations that is tried.
 const OPS_MIN: u64 = 8;
-/// Courses that are tried for each step.
-const COURSES: u64 = 4;
+/// Courses that are tried for each step: few at first, and more when nothing gets smaller with few. What needs a rare
+/// order of events fails in one course of many, and would look as if it needed everything.
+const COURSES: [u64; 3] = [4, 12, 40];
 
 /// What kind of failure it is: its words, without numbers and identities.
 fn kind(failure: &Failure) -> String {
@@ -25,12 +26,12 @@ pub fn shrink(report: &Report, run: impl Fn(&Plan) -> Report, runs_max: usize) -
     let mut plan = report.options.plan.clone();
     let Some(wanted) = report.failure.as_ref().map(kind) else { return (plan, 0) };
     let mut runs = 0;
-    let mut last = None;
-    while last.as_ref() != Some(&plan) {
-        last = Some(plan.clone());
+    let mut patience = 0;
+    while let Some(courses) = COURSES.get(patience) {
+        let last = plan.clone();
         for step in 0.. {
             let Some(smaller) = steps(&plan).into_iter().nth(step) else { break };
-            for course in 0..COURSES {
+            for course in 0..*courses {
                 if runs == runs_max {
                     return (plan, runs);
                 }
@@ -42,6 +43,8 @@ pub fn shrink(report: &Report, run: impl Fn(&Plan) -> Report, runs_max: usize) -
                 }
             }
         }
+        // After a success, few courses may do again.
+        patience = if plan == last { patience + 1 } else { 0 };
     }
     (plan, runs)
 }

@@ -35,6 +35,10 @@ impl System for Store {
         })
     }
 
+    fn keeps_accounts(&self) -> bool {
+        true
+    }
+
     fn check(&self, disk: &SimDisk) -> BoxFuture<'_, Result<Vec<Finding>>> {
         let device: Arc<dyn BlockDevice> = Arc::new(disk.clone());
         Box::pin(async move { parallax_store::check(device, &|_, _| {}).await })

@@ -77,6 +77,10 @@ pub trait System: Send + Sync {
     ) -> BoxFuture<'_, Result<Arc<dyn Subject>>>;
     /// Verifies a pool that nobody has open.
     fn check(&self, disk: &SimDisk) -> BoxFuture<'_, Result<Vec<Finding>>>;
+    /// Whether its figures of space are meant to be right.
+    fn keeps_accounts(&self) -> bool {
+        false
+    }
     /// The process that had the pool open is gone, in this way.
     fn died(&self, _death: Death) {}
 }

@@ -40,7 +40,10 @@ pub(crate) async fn read_all<D: BlockDevice + ?Sized>(device: &D, what: &str) ->
 
 /// Fails unless a snapshot holds what it held before.
 fn same(forest: &Forest, vdi: VdiId, what: &str, expected: &Content, found: &Content) -> Checked {
-    let differs = |lba: &&u64| expected.get(lba) != found.get(lba);
+    let differs = |lba: &&u64| {
+        let now = found.get(lba).copied().unwrap_or_default();
+        expected.get(lba) != found.get(lba) && !forest.is_haunted(None, **lba, now)
+    };
     let Some(lba) = expected.keys().chain(found.keys()).find(differs) else { return Ok(()) };
     let value = |content: &Content| content.get(lba).copied().unwrap_or_default();
     let message = format!("{what}: sector {lba} holds {}, it held {}", value(found), value(expected));
@@ -51,7 +54,8 @@ impl Life {
     /// Reads a whole device that nobody writes; gives up if the disk has failed.
     pub(crate) async fn read_all<D: BlockDevice + ?Sized>(&self, device: &D, what: &str) -> Checked<Content> {
         read_all(device, what).await.map_err(|failure| {
-            let unread = failure.message.contains("reading") && !failure.message.contains("Corrupt");
+            let damaged = failure.message.contains("Corrupt") && !self.drill.is_lied_to();
+            let unread = failure.message.contains("reading") && !damaged;
             if unread && self.drill.is_struck() { Failure::given_up() } else { failure }
         })
     }
@@ -155,7 +159,7 @@ fn judge_volume(forest: &mut Forest, id: VdiId, what: &str, begin: u64, found: &
     let reverted = other.as_ref().is_some_and(|other| other == found);
     let unread = forest.volume(id).unread.take();
     if let Some(cut) = &unread {
-        Cut::judge(&[(cut, found)], &forest.writes).map_err(|(_, wrong)| forest.wrong(id, what, &wrong))?;
+        judge_cut(forest, id, what, cut, found)?;
     }
     let (writes, volume) = forest.split(id);
     if reverted || unread.is_some() {
@@ -166,7 +170,11 @@ fn judge_volume(forest: &mut Forest, id: VdiId, what: &str, begin: u64, found: &
     let touched: Vec<u64> = volume.registers.touched().chain(found.keys().copied()).collect();
     for lba in touched {
         let stamp = found.get(&lba).copied().unwrap_or_default();
+        let (writes, volume) = forest.split(id);
         if let Err(wrong) = volume.registers.read(lba, stamp, begin, end, writes) {
+            if forest.is_haunted(Some(id), lba, stamp) {
+                continue;
+            }
             let mut failure = forest.wrong(id, what, &wrong);
             if let Some(other) = other {
                 let outcome = same(forest, id, "nor is it what the revert in doubt brings", &other, found);
@@ -175,8 +183,19 @@ fn judge_volume(forest: &mut Forest, id: VdiId, what: &str, begin: u64, found: &
             return Err(failure);
         }
     }
+    let (writes, volume) = forest.split(id);
     volume.registers.compact(writes);
     Ok(())
+}
+
+/// Judges what one thing holds that was cut at some moment.
+pub(crate) fn judge_cut(forest: &Forest, id: VdiId, what: &str, cut: &Cut, found: &Content) -> Checked {
+    match Cut::judge(&[(cut, found)], &forest.writes) {
+        Err((_, wrong)) if !forest.is_haunted(None, wrong.lba, wrong.found) => {
+            Err(forest.wrong(id, what, &wrong))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn judge_snapshots(forest: &mut Forest, ids: &[SnapshotId], found: &[Content]) -> Checked {
@@ -196,7 +215,9 @@ fn judge_snapshots(forest: &mut Forest, ids: &[SnapshotId], found: &[Content]) -
         }
     }
     let pairs: Vec<(&Cut, &Content)> = cuts.iter().map(|(_, cut, content)| (cut, *content)).collect();
-    if let Err((which, wrong)) = Cut::judge(&pairs, &forest.writes) {
+    if let Err((which, wrong)) = Cut::judge(&pairs, &forest.writes)
+        && !forest.is_haunted(None, wrong.lba, wrong.found)
+    {
         let id = cuts[which].0;
         return Err(forest.wrong(id.vdi, &format!("snapshot {id}"), &wrong));
     }

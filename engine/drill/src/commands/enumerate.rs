@@ -41,9 +41,24 @@ pub(crate) struct Args {
     /// Begin no new workload after this many seconds; says how much is left.
     #[arg(long)]
     seconds: Option<u64>,
+    /// Only the K-th of N parts of the workloads: `K/N`.
+    #[arg(long, value_parser = part)]
+    part: Option<(usize, usize)>,
+    /// Begin with this workload of the list, or of the part.
+    #[arg(long, default_value_t = 0)]
+    from: usize,
     /// Stop after this many failures.
     #[arg(long, default_value_t = 1)]
     failures: usize,
+}
+
+/// `K/N`, with K from 1 to N.
+fn part(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+    match numbers {
+        Some((k, n)) if 1 <= k && k <= n => Ok((k, n)),
+        _ => Err(format!("{text:?} is not like 3/8")),
+    }
 }
 
 /// Whether nothing was found.
@@ -56,21 +71,25 @@ pub(crate) fn run(arguments: &Args) -> bool {
         return failure.is_none();
     }
     let deadline = arguments.seconds.map(|seconds| begun + Duration::from_secs(seconds));
-    let list = match &arguments.script[..] {
+    let mut list = match &arguments.script[..] {
         [] => scripts(arguments.ops),
         ops => vec![Script { ops: ops.to_vec(), together: arguments.together }],
     };
+    if let Some((k, n)) = arguments.part {
+        list = list.into_iter().skip(k - 1).step_by(n).collect();
+    }
     let closeness = Closeness { images_max: arguments.images, seed: arguments.seed };
-    let next = AtomicUsize::new(0);
+    let next = AtomicUsize::new(arguments.from);
     let (sender, outcomes) = mpsc::channel::<(Tally, Option<Failure>)>();
     let (mut total, mut failed) = (Tally::default(), 0);
     thread::scope(|scope| {
         for _ in 0..arguments.threads.max(1) {
             let (sender, next, list) = (sender.clone(), &next, &list);
             scope.spawn(move || {
-                while let Some(script) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let late = deadline.is_some_and(|deadline| Instant::now() > deadline);
-                    if late || sender.send(enumerate(script, closeness, Arc::new(Store))).is_err() {
+                let late = || deadline.is_some_and(|deadline| Instant::now() > deadline);
+                while !late() {
+                    let Some(script) = list.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                    if sender.send(enumerate(script, closeness, Arc::new(Store))).is_err() {
                         break;
                     }
                 }
@@ -99,5 +118,9 @@ pub(crate) fn run(arguments: &Args) -> bool {
         total.points,
         total.points as f64 / seconds / arguments.threads.max(1) as f64,
     );
+    let reached = arguments.from + total.scripts as usize;
+    if reached < list.len() {
+        println!("go on with --from {reached}");
+    }
     failed == 0
 }

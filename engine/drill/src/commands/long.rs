@@ -123,7 +123,7 @@ fn one(arguments: &Args, turn: u64, list: &[parallax_drill::enumerate::Script]) 
 fn report(args: &Args, took: Duration, seeds: u64, total: &Summary, crashes: &Tally, findings: &[String]) {
     let core_seconds = took.as_secs_f64() * args.threads.max(1) as f64;
     println!("\n{:.2} hours on {} threads", took.as_secs_f64() / 3600.0, args.threads);
-    let rows: [(&str, u64); 19] = [
+    let rows: [(&str, u64); 25] = [
         ("seeds", seeds),
         ("next seed", args.seed + seeds),
         ("requests to volumes", total.requests),
@@ -139,6 +139,12 @@ fn report(args: &Args, took: Duration, seeds: u64, total: &Summary, crashes: &Ta
         ("lives with a faulty disk", total.faulty_lives),
         ("disk requests failed", total.faults.failed),
         ("disk requests delayed for long", total.faults.slowed),
+        ("ghosts", total.faults.ghosts),
+        ("writes and flushes lost", total.faults.lost),
+        ("writes gone astray", total.faults.misdirected),
+        ("disks that lied", total.lies),
+        ("of those, noticed", total.lies_noticed),
+        ("times all space accounted for", total.accounts),
         ("metadata blocks damaged", total.probes),
         ("of those, refused", total.refusals),
         ("workloads", crashes.scripts),

@@ -1,5 +1,6 @@
 //! What the program can be asked to do.
 
+pub(crate) mod damage;
 pub(crate) mod enumerate;
 pub(crate) mod long;
 pub(crate) mod mutants;

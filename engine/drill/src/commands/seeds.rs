@@ -54,6 +54,9 @@ pub(crate) struct Args {
     /// Small pools, whatever the seeds say.
     #[arg(long)]
     tight: bool,
+    /// Slow reads, whatever the seeds say.
+    #[arg(long)]
+    slow: bool,
     /// Threads, each with a world of its own.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -75,6 +78,10 @@ pub(crate) struct Args {
     /// Drill the stand-in with this bug (by number) instead of the store, to see that it is found.
     #[arg(long)]
     canary: Option<usize>,
+    /// Switch this bug of the store on.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutant: Option<String>,
     /// One line for every seed.
     #[arg(long)]
     verbose: bool,
@@ -100,13 +107,30 @@ impl Args {
             without: self.without.iter().copied().collect(),
             forgetful: self.forgetful,
             tight: self.tight,
+            slow: self.slow,
         }
     }
 
+    #[cfg(not(feature = "mutants"))]
+    fn run_plan(&self, plan: &Plan) -> Report {
+        run_plan(plan, self.system())
+    }
+
+    /// With the bug that was asked for, if one was.
+    #[cfg(feature = "mutants")]
+    fn run_plan(&self, plan: &Plan) -> Report {
+        use parallax_drill::mutants::{Mutant, set};
+        let is_wanted = |mutant: &Mutant| self.mutant.as_ref() == Some(&format!("{mutant:?}"));
+        set(Mutant::ALL.into_iter().find(is_wanted));
+        let report = run_plan(plan, self.system());
+        set(None);
+        report
+    }
+
     fn one(&self, seed: u64) -> Report {
-        let mut report = run_plan(&self.plan(seed), self.system());
+        let mut report = self.run_plan(&self.plan(seed));
         if self.twice && report.failure.is_none() {
-            let again = run_plan(&self.plan(seed), self.system());
+            let again = self.run_plan(&self.plan(seed));
             if again.history != report.history {
                 let message = format!("the same seed gave history {:016x} the second time", again.history);
                 report.failure = Some(Failure::new(message));
@@ -117,9 +141,9 @@ impl Args {
 
     fn shrink(&self, report: &Report) {
         let begun = Instant::now();
-        let (plan, runs) = shrink(report, |plan| run_plan(plan, self.system()), self.shrink_runs);
+        let (plan, runs) = shrink(report, |plan| self.run_plan(plan), self.shrink_runs);
         println!("smaller, after {runs} runs in {:.1} s:", begun.elapsed().as_secs_f64());
-        println!("{}", run_plan(&plan, self.system()));
+        println!("{}", self.run_plan(&plan));
     }
 }
 

@@ -113,8 +113,12 @@ pub(super) fn options(seed: u64) -> Options {
         sharing: true,
         latency_max: Duration::from_micros(200),
         stuck_per_mille: 0,
+        slow_reads: None,
         faulty_percent: 0,
         probe_percent: 0,
+        account_percent: 0,
+        haunted: false,
+        lying: false,
         unverified_percent: 0,
         deaths_while_opening: false,
         ..Options::derive(&Plan::new(seed, 1))
@@ -179,7 +183,7 @@ async fn perform(drill: &Arc<Drill>, recorder: &Arc<Recorder>, script: &Script) 
     }
     settle(&life).await;
     recorder.record(false);
-    if drill.heal() {
+    if drill.heal().forgot {
         return Ok(());
     }
     drill.close(&life, disk, process).await?;

@@ -149,12 +149,16 @@ impl Life {
         let changed: BTreeSet<u64> =
             old.keys().chain(new.keys()).copied().filter(|lba| old.get(lba) != new.get(lba)).collect();
         for lba in changed.into_iter().filter(|lba| *lba < size / SECTOR) {
+            // They may have been read at different times.
+            let value = |content: &crate::verify::Content| content.get(&lba).copied().unwrap_or(Stamp::ZERO);
+            let late = |content| self.drill.forest.lock().is_haunted(None, lba, value(content));
+            if late(&old) || late(&new) {
+                continue;
+            }
             let inside = |extent: &DiffExtent| {
                 extent.range.offset() <= lba * SECTOR && lba * SECTOR < extent.range.end()
             };
             if !extents.iter().any(inside) {
-                let value =
-                    |content: &crate::verify::Content| content.get(&lba).copied().unwrap_or(Stamp::ZERO);
                 let message = format!(
                     "diff of {base:?} and {target} misses sector {lba}: {} became {}",
                     value(&old),

@@ -156,7 +156,7 @@ impl Life {
         };
         let found = self.read_all(&*volume, &what).await?;
         let mut forest = self.drill.forest.lock();
-        Cut::judge(&[(cut, &found)], &forest.writes).map_err(|(_, wrong)| forest.wrong(id, &what, &wrong))?;
+        crate::verify::judge_cut(&forest, id, &what, cut, &found)?;
         let registers = Registers::adopted(&found, &mut forest.writes);
         let model = forest.volume(id);
         (model.registers, model.handle, model.unread) = (registers, Some(volume), None);

@@ -191,6 +191,8 @@ pub struct Forest {
     pub or_else: BTreeMap<VdiId, BTreeMap<u64, Stamp>>,
     /// Sizes that volumes may have instead, when a growth is in doubt.
     pub growing: BTreeMap<VdiId, u64>,
+    /// Sectors of writes that failed and may land late, in blocks that snapshots and clones have come to share.
+    ghosts: BTreeMap<u64, BTreeSet<(VdiId, Stamp)>>,
     last_stamp: u64,
     last_name: u64,
     last_label: u64,
@@ -206,6 +208,7 @@ impl Forest {
             log: Vec::new(),
             or_else: BTreeMap::new(),
             growing: BTreeMap::new(),
+            ghosts: BTreeMap::new(),
             last_stamp: 0,
             last_name: 0,
             last_label: 0,
@@ -247,6 +250,20 @@ impl Forest {
     /// The outcome of an operation is known.
     pub fn settled(&mut self, key: u64) {
         self.doubts.remove(&key);
+    }
+
+    /// A write has failed and may land late.
+    pub fn haunt(&mut self, vdi: VdiId, sectors: Range<u64>, stamp: Stamp) {
+        for lba in sectors {
+            self.ghosts.entry(lba).or_default().insert((vdi, stamp));
+        }
+    }
+
+    /// Whether a sector of something that shares blocks with volumes other than this one may hold this because a write to
+    /// one of them has landed late. What a volume's own writes do to it, its registers know.
+    pub fn is_haunted(&self, except: Option<VdiId>, lba: u64, found: Stamp) -> bool {
+        let by = |(vdi, stamp): &(VdiId, Stamp)| *stamp == found && except != Some(*vdi);
+        self.ghosts.get(&lba).is_some_and(|ghosts| ghosts.iter().any(by))
     }
 
     /// A volume that is known to exist.

@@ -7,7 +7,7 @@
 //! * After a power cut a sector may hold any write that was not overwritten by one that a flush had covered.
 //! * After the death of a process it holds what a read could have returned: nothing acknowledged is lost.
 //! * Once a read that no write ran beside has returned one of several possible values, the others are gone.
-//! * Doubtful writes overwrite nothing until they are seen.
+//! * Doubtful writes overwrite nothing until they are seen; haunting ones may be seen any time later.
 
 use super::{
     content::Stamp,
@@ -136,7 +136,9 @@ impl Registers {
             });
         }
         let Some(entries) = self.sectors.get_mut(&lba) else { return Ok(()) };
-        if entries.iter().any(|entry| entry.end(writes) > begin) {
+        let is_open =
+            |entry: &Entry| entry.end(writes) > begin || writes.get(entry.write).outcome == Outcome::Haunting;
+        if entries.iter().any(is_open) {
             return Ok(());
         }
         let holders: Vec<bool> = {

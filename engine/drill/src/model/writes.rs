@@ -24,6 +24,8 @@ pub enum Outcome {
     Done,
     /// It failed, or its process died: any part of it may have happened.
     Doubtful,
+    /// It failed, and may land yet, wherever nothing newer was acknowledged.
+    Haunting,
 }
 
 /// One write.
@@ -104,11 +106,15 @@ impl Writes {
         self.table[id.0 as usize]
     }
 
-    /// Everything that is still pending becomes doubtful, now.
+    /// Everything that is still pending or haunting becomes doubtful, now.
     pub fn give_up_pending(&mut self) {
         let end = self.tick();
-        for write in self.table.iter_mut().filter(|write| write.outcome == Outcome::Pending) {
-            (write.end, write.outcome) = (end, Outcome::Doubtful);
+        for write in &mut self.table {
+            match write.outcome {
+                Outcome::Pending => (write.end, write.outcome) = (end, Outcome::Doubtful),
+                Outcome::Haunting => write.outcome = Outcome::Doubtful,
+                Outcome::Done | Outcome::Doubtful => {}
+            }
         }
     }
 }
