@@ -258,11 +258,7 @@ fn chart(world: &World) -> Result<Count> {
 const DRILLS: [(&str, &[&str]); 3] = [
     ("seeds", &["--seeds", "2000", "--ops", "600", "--threads", "2", "--shrink"]),
     ("crash points", &["enumerate", "--ops", "2", "--threads", "2"]),
-    // Three need the right moment, which a few hundred seeds do not always have: docs/testing.md names them.
-    (
-        "mutants",
-        &["mutants", "--threads", "2", "--except", "FreedBeforeReadsEnd,ReserveIgnored,GcReusesNodes"],
-    ),
+    ("mutants", &["mutants", "--threads", "2"]),
 ];
 
 fn drill(world: &World) -> Result<Count> {
