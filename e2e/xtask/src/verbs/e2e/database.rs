@@ -11,8 +11,10 @@ use crate::world::World;
 use parallax_e2e::process;
 use parallax_e2e::say;
 
-/// Programs that this takes from Debian, beside those of `e2e filesystems`.
-const PACKAGES: &[(&str, &str)] = &[("psql", "postgresql"), ("pg_createcluster", "postgresql-common")];
+/// What this takes from Debian, beside the programs of `e2e filesystems`.
+const SERVER: (&str, &str) = ("postgres", "postgresql");
+/// Where Debian has servers, one folder for each version; they are on nobody's PATH.
+const SERVERS: &str = "/usr/lib/postgresql";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -34,7 +36,11 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("block devices and mounts need root. Run: sudo -E cargo xtask e2e database");
     }
-    build::install(&[filesystems::PACKAGES, PACKAGES].concat())?;
+    build::install(filesystems::PACKAGES)?;
+    let servers = std::fs::read_dir(SERVERS).into_iter().flatten().flatten();
+    if !servers.map(|version| version.path().join("bin/postgres")).any(|server| server.is_file()) {
+        build::install(&[SERVER])?;
+    }
     let binaries = build::project_binaries(world, Profile::Dev)?;
     let powercut = powercut(world)?;
     let seed = args.seed.to_string();
