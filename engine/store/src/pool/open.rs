@@ -135,13 +135,18 @@ impl Pool {
         let headless: Vec<VdiId> =
             self.core.known().vdis.values().filter(|vdi| vdi.headless).map(|vdi| VdiId(vdi.id)).collect();
         for id in headless {
-            let snapshots = match self.released_slot(id).await? {
-                Some(slot) => slot.snapshots,
-                None => self.core.with(id, |core| async move { Ok(core.mapping.read().snapshots) }).await?,
+            let (snapshots, is_empty) = match self.released_slot(id).await? {
+                Some(slot) => (slot.snapshots, slot.map.link.is_hole()),
+                None => {
+                    let live = self.core.with(id, |core| async move { Ok(core.mapping.read().snapshots) });
+                    (live.await?, false)
+                }
             };
             if snapshots == 0 {
                 let mut registry = self.core.registry.lock().await;
                 self.core.commit(&mut registry, &[Record::VdiDeleted(id.0)]).await?;
+            } else if !is_empty {
+                self.empty_headless(id).await?;
             }
         }
         Ok(())

@@ -180,8 +180,21 @@ impl Pool {
         } else {
             record.headless = true;
             record.name = String::new();
-            self.core.commit(&mut registry, &[Record::Vdi(Box::new(record))]).await
+            self.core.commit(&mut registry, &[Record::Vdi(Box::new(record))]).await?;
+            drop(registry);
+            // It is deleted, whatever becomes of this. The next opening of the pool tries again.
+            if let Err(error) = self.empty_headless(id).await {
+                tracing::warn!(vdi = %id, %error, "a deleted volume keeps its own blocks for now");
+            }
+            Ok(())
         }
+    }
+
+    /// Lets go of everything that only the map of a deleted volume names; its snapshots keep what is theirs.
+    pub(super) async fn empty_headless(&self, id: VdiId) -> Result<()> {
+        let emptied = self.core.with(id, |core| async move { core.empty().await }).await;
+        // The last snapshot may have gone meanwhile.
+        if self.core.record(id).is_err() { Ok(()) } else { emptied }
     }
 
     fn check_detached(&self, record: &VdiRecord, what: &str) -> Result<()> {

@@ -247,6 +247,13 @@ impl super::Mapping {
 
 impl VdiCore {
     /// Puts the tree of a materialised snapshot in the place of the present one. Nothing else may use the VDI.
+    /// Maps nothing any more.
+    pub(crate) async fn empty(self: &std::sync::Arc<Self>) -> Result<()> {
+        // Snapshots that are cut and not written yet begin from the map that goes.
+        self.checkpoint().await?;
+        self.revert(0, TreeRoot { link: parallax_format::Entry::HOLE, depth: 1 }).await
+    }
+
     pub(crate) async fn revert(self: &std::sync::Arc<Self>, number: u64, root: TreeRoot) -> Result<()> {
         {
             let mut mapping = self.mapping.write();

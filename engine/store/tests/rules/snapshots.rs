@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use parallax_block::{BlockDevice, ErrorKind};
-use parallax_sim::{HoldAt, Unflushed, either};
+use parallax_sim::{Either, HoldAt, Unflushed, either};
 use parallax_store::{Source, VdiId};
 
 #[test]
@@ -298,4 +298,44 @@ fn clones_share_and_do_not_see_each_other() {
         }
     });
     rig.close(&pool);
+}
+
+/// A deleted volume kept everything that was written after its last snapshot for as long as that snapshot lived.
+#[test]
+fn a_deleted_volume_keeps_only_what_its_snapshots_hold() {
+    for crash in 0..40 {
+        let mut rig = Rig::new(90 + crash);
+        let (pool, vdi) = rig.with_volume(8 * MIB);
+        let (kept, id) = rig.world.run(async {
+            put(&*vdi, 0, 1).await;
+            let shot = snapshot(&pool, &[vdi.id()]).await.unwrap().remove(0);
+            pool.materialise(shot.id).await.unwrap();
+            try_put(&*vdi, MIB, 4 * MIB, 2).await.unwrap();
+            put(&*vdi, 0, 3).await;
+            vdi.detach().await.unwrap();
+            (shot, vdi.id())
+        });
+        // The first one is not cut off.
+        if crash > 0 {
+            rig.disk.crash_after(crash);
+        }
+        let deleted = rig.world.run(either(pool.delete_vdi(id), rig.disk.power_lost()));
+        let is_done = matches!(deleted, Either::Left(Ok(())));
+        rig.disk.crash_never();
+        rig.power_cut(Unflushed::Some);
+        let pool = rig.open();
+        rig.world.run(async {
+            if !is_done {
+                // It may have been deleted, and it may not.
+                let _ = pool.delete_vdi(id).await;
+            }
+            pool.collect_garbage(&|_| {}).await.unwrap();
+            assert_eq!(in_snapshot(&pool, &kept, 0).await, 1);
+            let used = pool.info().data_used;
+            assert!(used < MIB, "crash {crash}: {used} bytes of data are in use");
+            pool.delete_snapshot(kept.id).await.unwrap();
+            assert!(pool.vdis().is_empty());
+        });
+        rig.close(&pool);
+    }
 }
