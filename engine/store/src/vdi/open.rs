@@ -450,7 +450,8 @@ impl VdiCore {
         };
         self.pool
             .update(self.id, |record| {
-                record.size = size;
+                // One who grows it may be ahead of us.
+                record.size = record.size.max(size);
                 record.snapshots = snapshots;
                 Ok(())
             })

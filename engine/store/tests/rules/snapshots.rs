@@ -339,3 +339,24 @@ fn a_deleted_volume_keeps_only_what_its_snapshots_hold() {
         rig.close(&pool);
     }
 }
+
+/// A volume was grown while somebody else let go of it: the size that the registry had been told was written over with the
+/// one before, and after a power cut the volume looked as if it had never grown.
+#[test]
+fn a_volume_that_grows_while_it_is_released_stays_grown() {
+    for seed in 0..60 {
+        let mut rig = Rig::new(200 + seed);
+        let (pool, vdi) = rig.with_volume(MIB);
+        let (id, grown) = (vdi.id(), pool.clone());
+        let growing = rig.start("grow", async move { grown.resize_vdi(id, 4 * MIB).await });
+        rig.world.run_for(std::time::Duration::from_micros(seed * 5));
+        let detaching = rig.start("detach", async move { vdi.detach().await });
+        growing.wait().unwrap();
+        detaching.wait().unwrap();
+        assert_eq!(pool.vdi(id).unwrap().size, 4 * MIB, "seed {seed}");
+        rig.power_cut(Unflushed::Lost);
+        let pool = rig.open();
+        assert_eq!(pool.vdi(id).unwrap().size, 4 * MIB, "seed {seed}");
+        rig.close(&pool);
+    }
+}
