@@ -135,7 +135,7 @@ impl VdiCore {
         for item in freed {
             let runs = match item {
                 Freed::Blocks(run) => vec![run],
-                Freed::Subtree(subtree) => match self.reap(subtree).await {
+                Freed::Subtree(subtree) => match self.reap(subtree, since).await {
                     Ok(runs) => runs,
                     Err(error) => {
                         tracing::warn!(vdi = %self.id, %error, "discarded space stays allocated until `parallax gc`");

@@ -3,7 +3,7 @@
 use super::{Freed, VdiCore, encode};
 use crate::{
     mutants::{self, Mutant},
-    space::Run,
+    space::{Run, Stamp},
     tree::Dropped,
 };
 use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, Result, WriteOptions, ZeroOptions};
@@ -89,14 +89,21 @@ impl VdiCore {
     }
 
     /// Finds what a subtree that was cut off held alone: its data may be freed at once, its nodes once no root
-    /// slot names them.
-    pub(super) async fn reap(&self, subtree: Dropped) -> Result<Vec<Run>> {
+    /// slot names them. Nothing once a garbage collection has begun since it was cut off: that frees what is left.
+    pub(super) async fn reap(&self, subtree: Dropped, since: Stamp) -> Result<Vec<Run>> {
         let mut runs = Vec::new();
         let mut stack = vec![(subtree.link, subtree.level)];
         while let Some((link, level)) = stack.pop() {
             let children = crate::tree::open_exclusive(&self.pool.disk, link, level).await?;
             let Some((children, superseded)) = children else { continue };
-            self.mapping.write().superseded.push(superseded);
+            {
+                let mut mapping = self.mapping.write();
+                // The list that takes it may have begun after a sweep that has freed it.
+                if self.pool.space.stamp() != since {
+                    return Ok(Vec::new());
+                }
+                mapping.superseded.push(superseded);
+            }
             for child in children {
                 match child {
                     crate::tree::Child::Data(entry) => collect(&mut runs, entry),

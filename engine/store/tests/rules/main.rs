@@ -4,6 +4,7 @@
 mod hosts;
 mod incidents;
 mod journal;
+mod meanwhile;
 mod races;
 mod rig;
 mod scrub;
