@@ -36,7 +36,7 @@ use crate::{
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, join_all};
 use parallax_format::{
     record::{Filesystem, Record, VdiRecord},
-    root::{Evidence, TreeRoot},
+    root::{Epoch, Evidence, TreeRoot},
     superblock::{FORMAT_VERSION, incompat},
 };
 use parallax_lease::Membership;
@@ -359,6 +359,8 @@ impl PoolCore {
         let _gate = self.gate.read().await;
         let slot = self.slot(id);
         let mut core = slot.core.lock().await;
+        // It may have been deleted while this waited.
+        self.record(id)?;
         let attached = slot.attached.load(SeqCst);
         match &*core {
             Some(open) if open.failure().is_none() || attached => {
@@ -391,6 +393,11 @@ impl PoolCore {
         let _gate = self.gate.read().await;
         let slot = self.slot(id);
         let mut core = slot.core.lock().await;
+        self.leave_slot(&slot, &mut core).await
+    }
+
+    /// The same, for whoever keeps the volume from being opened and closed.
+    async fn leave_slot(&self, slot: &Slot, core: &mut Option<Arc<VdiCore>>) -> Result<()> {
         if slot.users.fetch_sub(1, SeqCst) != 1 {
             return Ok(());
         }
@@ -403,6 +410,14 @@ impl PoolCore {
                 open.stop("its release failed");
                 Err(error)
             }
+        }
+    }
+
+    /// Gives back the memory of a tail that nobody will ask for.
+    fn remove_tail(&self, id: VdiId, epoch: Epoch) {
+        let key = tail::key(self.disk.superblock.uuid, id.0, epoch);
+        if let Err(error) = self.environment.tails.remove(&key) {
+            tracing::warn!(vdi = %id, %error, "a tail could not be removed");
         }
     }
 

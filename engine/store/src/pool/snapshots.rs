@@ -396,15 +396,11 @@ impl Pool {
                 });
             }
         }
-        // Whoever deleted the last snapshot at the same time may have removed the volume already.
-        let headless = self.core.record(id.vdi).is_ok_and(|record| record.headless);
-        if headless && left == 0 {
-            records.push(Record::VdiDeleted(id.vdi.0));
+        if !records.is_empty() {
+            self.core.commit(&mut registry, &records).await?;
         }
-        if records.is_empty() {
-            return Ok(());
-        }
-        self.core.commit(&mut registry, &records).await
+        drop(registry);
+        if left == 0 { self.bury(id.vdi).await } else { Ok(()) }
     }
 }
 

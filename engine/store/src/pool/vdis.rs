@@ -2,7 +2,8 @@
 
 use super::{Pool, snapshots::Provisional, to_format};
 use crate::{
-    CreateVdi, FilesystemState, Name, Publication, SnapshotId, Source, Vdi, VdiId, VdiInfo, vdi::replay,
+    CreateVdi, FilesystemState, Name, Publication, SnapshotId, Source, Vdi, VdiId, VdiInfo,
+    vdi::{VdiCore, replay},
 };
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, ResultExt};
 use parallax_format::{
@@ -11,11 +12,19 @@ use parallax_format::{
     record::{Filesystem, InitialRoot, Record, VdiRecord},
     snapshot::SnapshotRecord,
 };
-use std::sync::{Arc, atomic::Ordering::SeqCst};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 use uuid::Uuid;
 
 /// Largest VDI.
 pub const VDI_SIZE_MAX: u64 = 256 << 40;
+
+/// How often a deletion looks whether others have ended that use the volume for a moment.
+const OTHERS_TRIES: u32 = 500;
+/// Between two of these.
+const OTHERS_PAUSE: Duration = Duration::from_millis(10);
 
 fn check_size(size: u64) -> Result<()> {
     if size == 0 || !size.is_multiple_of(BLOCK_SIZE as u64) || size > VDI_SIZE_MAX {
@@ -95,6 +104,8 @@ impl Pool {
                 let moment = self.moment(vdi, request.at, &set).await?;
                 let result = self.clone_of(request, &moment, None, Some(vdi)).await;
                 self.core.with(vdi, |core| async move { core.delete_snapshot(moment.number).await }).await?;
+                // It may have been deleted meanwhile, and was kept for the sake of that moment.
+                self.bury(vdi).await?;
                 result
             }
         }
@@ -170,23 +181,95 @@ impl Pool {
             return Err(Error::new(ErrorKind::NotFound, format!("volume {id} has been deleted")));
         }
         self.check_detached(&record, "deleted")?;
-        // Opening settles how many snapshots live, also after a crash.
-        let snapshots = self.core.with(id, |core| async move { Ok(core.mapping.read().snapshots) }).await?;
-        let mut registry = self.core.registry.lock().await;
-        let mut record = self.core.record(id)?;
-        self.check_detached(&record, "deleted")?;
-        if snapshots == 0 {
-            self.core.commit(&mut registry, &[Record::VdiDeleted(id.0)]).await
-        } else {
+        self.alone_with(id, |mut record, snapshots| {
+            self.check_detached(&record, "deleted")?;
+            if snapshots == 0 {
+                return Ok(Some(Record::VdiDeleted(id.0)));
+            }
             record.headless = true;
             record.name = String::new();
-            self.core.commit(&mut registry, &[Record::Vdi(Box::new(record))]).await?;
-            drop(registry);
+            Ok(Some(Record::Vdi(Box::new(record))))
+        })
+        .await?;
+        if self.core.record(id).is_ok() {
             // It is deleted, whatever becomes of this. The next opening of the pool tries again.
             if let Err(error) = self.empty_headless(id).await {
                 tracing::warn!(vdi = %id, %error, "a deleted volume keeps its own blocks for now");
             }
-            Ok(())
+        }
+        Ok(())
+    }
+
+    /// Deletes a headless VDI of which no snapshot lives any more. If it is in use, the next opening of the pool does.
+    pub(crate) async fn bury(&self, id: VdiId) -> Result<()> {
+        if !self.core.record(id).is_ok_and(|record| record.headless) {
+            return Ok(());
+        }
+        let buried = self.alone_with(id, |record, snapshots| {
+            Ok((record.headless && snapshots == 0).then_some(Record::VdiDeleted(id.0)))
+        });
+        match buried.await {
+            // Whoever deleted the last snapshot at the same time has done it.
+            Err(error) if [ErrorKind::Busy, ErrorKind::NotFound].contains(&error.kind()) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Changes the record of a VDI that nobody else uses, and that nobody opens before it has been released: `decide` is
+    /// told how many snapshots of it live. `Busy` if others do not end soon.
+    async fn alone_with(
+        &self,
+        id: VdiId,
+        decide: impl Fn(VdiRecord, u64) -> Result<Option<Record>>,
+    ) -> Result<()> {
+        let core = &self.core;
+        // Opening settles how many snapshots live, also after a crash.
+        for _ in 0..OTHERS_TRIES {
+            core.enter(id).await?;
+            {
+                // No garbage collection looks at it between its deletion and its release.
+                let _gate = core.gate.read().await;
+                let slot = core.slot(id);
+                let mut open = slot.core.lock().await;
+                if slot.users.load(SeqCst) <= 1 {
+                    let recorded = match &*open {
+                        Some(vdi) => self.decided(vdi, &decide).await,
+                        None => Err(Error::new(ErrorKind::FailedPrecondition, "the pool has been closed")),
+                    };
+                    let epoch = open.as_ref().map(|vdi| vdi.continuity.epoch);
+                    let left = core.leave_slot(&slot, &mut open).await;
+                    if let (Err(error), Some(epoch)) = (left, epoch) {
+                        match core.record(id) {
+                            Ok(_) => {
+                                tracing::warn!(vdi = %id, %error, "a volume could not be released in order")
+                            }
+                            // Nobody will ask for what its release has left.
+                            Err(_) => core.remove_tail(id, epoch),
+                        }
+                    }
+                    return recorded;
+                }
+            }
+            // Two that wait for each other would wait for ever if they stayed.
+            let left = core.leave(id).await;
+            self.check_detached(&core.record(id)?, "deleted")?;
+            left?;
+            core.environment.runtime.sleep(OTHERS_PAUSE).await;
+        }
+        Err(Error::new(ErrorKind::Busy, format!("volume {id} is in use; try again")))
+    }
+
+    async fn decided(
+        &self,
+        vdi: &VdiCore,
+        decide: &impl Fn(VdiRecord, u64) -> Result<Option<Record>>,
+    ) -> Result<()> {
+        vdi.failure().map_or(Ok(()), Err)?;
+        let mut registry = self.core.registry.lock().await;
+        let snapshots = vdi.mapping.read().snapshots;
+        match decide(self.core.record(vdi.id)?, snapshots)? {
+            Some(record) => self.core.commit(&mut registry, &[record]).await,
+            None => Ok(()),
         }
     }
 
@@ -345,6 +428,11 @@ impl Pool {
             return Err(Error::new(ErrorKind::Busy, format!("volume {id} is attached already")));
         }
         match self.core.enter(id).await {
+            // It may have been deleted while this waited.
+            Ok(_) if self.core.record(id).is_ok_and(|record| record.headless) => {
+                self.detach(id).await?;
+                Err(Error::new(ErrorKind::NotFound, format!("volume {id} has been deleted")))
+            }
             Ok(core) => Ok(Arc::new(Vdi::new(core, self.clone()))),
             Err(error) => {
                 slot.attached.store(false, SeqCst);

@@ -63,3 +63,69 @@ fn a_discard_that_a_collection_overtakes_frees_nothing_twice() {
     });
     rig.close(&pool);
 }
+
+async fn attach_meanwhile(pool: Pool, id: parallax_store::VdiId) -> bool {
+    pool.attach(id).await.is_ok()
+}
+
+/// Between looking whether a volume was in use, or had snapshots, and recording that it was deleted, others could still
+/// open it. Then it was attached and did not exist: the next collection gave its blocks away under its feet. Or a
+/// snapshot that had been acknowledged was gone with it.
+#[test]
+fn a_volume_that_is_being_deleted_is_not_opened_and_one_that_is_open_is_not_deleted() {
+    for what in ["attach", "snapshot", "clone"] {
+        for nth in 1..80 {
+            let rig = Rig::sized(nth, 16 * MIB);
+            let (pool, vdi) = rig.with_volume(MIB);
+            let id = vdi.id();
+            rig.world.run(async {
+                put(&*vdi, 0, 1).await;
+                vdi.detach().await.unwrap();
+                rig.disk.quiesce().await;
+            });
+            let at = rig.disk.stats().requests + nth;
+            let hold = rig.disk.hold(HoldAt::Submission, move |request| request.number == at);
+            let deleting = pool.clone();
+            let deleted = rig.start("delete", async move { deleting.delete_vdi(id).await });
+            rig.world.run_for(Duration::from_millis(20));
+            if hold.held().is_empty() {
+                deleted.wait().unwrap();
+                assert!(nth > 5, "{nth}");
+                break;
+            }
+            let (other, kind) = (pool.clone(), what);
+            let second = rig.start("second", async move {
+                match kind {
+                    "attach" => attach_meanwhile(other, id).await.then_some(None),
+                    "snapshot" => snapshot(&other, &[id]).await.ok().map(|taken| Some(taken[0].clone())),
+                    _ => other.create_vdi(request("clone", None, Source::Vdi(id))).await.ok().map(|_| None),
+                }
+            });
+            rig.world.run_for(Duration::from_millis(50));
+            hold.release();
+            let (deleted, second) = (deleted.wait().is_ok(), second.wait());
+            assert!(deleted || second.is_some(), "{what} at {nth}: both have failed");
+            rig.world.run(async {
+                match (what, second) {
+                    ("attach", Some(_)) => assert!(!deleted, "{what} at {nth}: attached, and deleted"),
+                    ("snapshot", Some(taken)) => {
+                        pool.collect_garbage(&|_| {}).await.unwrap();
+                        assert_eq!(in_snapshot(&pool, &taken.unwrap(), 0).await, 1, "{what} at {nth}");
+                    }
+                    ("clone", Some(_)) => {
+                        pool.collect_garbage(&|_| {}).await.unwrap();
+                        let clone = pool.vdi_named("clone").unwrap();
+                        let clone = pool.attach(clone.id).await.unwrap();
+                        assert_eq!(get(&*clone, 0).await, 1, "{what} at {nth}");
+                    }
+                    _ => {}
+                }
+                // Nothing stays behind of a volume that nobody can see.
+                if deleted && what != "snapshot" {
+                    assert!(pool.vdis().iter().all(|info| info.id != id), "{what} at {nth}");
+                }
+            });
+            rig.close(&pool);
+        }
+    }
+}
