@@ -205,7 +205,7 @@ impl Area {
     }
 
     /// Makes records durable and applies them. All of them are in one block, or in several that are written in
-    /// order: callers that need all or nothing keep to one block's worth.
+    /// order, or in a new area: callers that need all or nothing keep to one block's worth.
     /// After a write that failed nothing is recorded any more.
     pub(crate) async fn commit(&mut self, disk: &Disk, known: &mut Known, records: &[Record]) -> Result<()> {
         self.failed.clone().map_or(Ok(()), Err)?;
@@ -230,12 +230,18 @@ impl Area {
         for record in records {
             packer.push(record)?;
         }
-        for body in packer.finish() {
-            if self.next - self.header.base_blocks >= self.header.log_blocks() {
-                let id = AreaId { generation: self.header.id.generation + 1, ..self.header.id };
-                let runs = self.header.runs.clone();
-                *self = Self::compact(disk, id, self.group, &runs, known).await?;
-            }
+        let bodies = packer.finish();
+        if bodies.len() > (self.header.log_blocks() - (self.next - self.header.base_blocks)) as usize {
+            // The new area says all of it at once: what the compaction takes for itself is none of what the records
+            // take, and may be what they give back.
+            let id = AreaId { generation: self.header.id.generation + 1, ..self.header.id };
+            let mut next = known.clone();
+            records.iter().for_each(|record| next.apply(record));
+            *self = Self::compact(disk, id, self.group, &self.header.runs, &mut next).await?;
+            *known = next;
+            return Ok(());
+        }
+        for body in bodies {
             let at = self
                 .header
                 .block(self.next)
@@ -328,4 +334,134 @@ fn allocate(disk: &Disk, known: &Known, old: &[Run], want: u32, least: u32) -> O
         }
     }
     (got >= least).then_some(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parallax_format::{Entry, PoolSalt, record::InitialRoot, superblock::Superblock};
+    use parallax_sim::{DiskOptions, SimDisk, World};
+    use std::sync::Arc;
+
+    /// A registry of more than half of a system extent: the next compaction needs another one.
+    async fn large(disk: &Disk) -> (Area, Known) {
+        let mut known = Known { incarnation: 1, ..Known::default() };
+        for id in 0..30u128 {
+            let record = VdiRecord {
+                id: Uuid::from_u128(id),
+                name: format!("volume-{id}"),
+                size: 4096,
+                logical_block: 4096,
+                created_ms: 0,
+                source_snapshot: None,
+                source_vdi: None,
+                filesystem: parallax_format::record::Filesystem::Blank,
+                headless: false,
+                snapshots: 0,
+                publications: Vec::new(),
+                attributes: [("text".to_owned(), "x".repeat(2100))].into(),
+                initial: InitialRoot { root: Entry::HOLE, depth: 1 },
+                grant: None,
+                previous: None,
+            };
+            known.apply(&Record::Vdi(Box::new(record)));
+        }
+        let group = disk.superblock.host_group(0);
+        let area = Area::compact(disk, AreaId { epoch: 1, generation: 1 }, group, &[], &mut known).await;
+        (area.unwrap(), known)
+    }
+
+    fn with_disk<F: Future<Output = ()> + 'static>(work: impl FnOnce(Disk) -> F) {
+        let world = World::new(1);
+        let device = SimDisk::new(&world, DiskOptions::new(16 << 20));
+        let superblock = Superblock::lay_out(Uuid::nil(), PoolSalt(1), 4096, Some(64)).unwrap();
+        let disk = Disk::new(Arc::new(device), superblock, Arc::new(world.process("daemon")), 64);
+        world.run(work(disk));
+    }
+
+    /// Leaves room for `blocks` in the log.
+    async fn fill(area: &mut Area, disk: &Disk, known: &mut Known, blocks: u32) {
+        while area.header.log_blocks() - (area.next - area.header.base_blocks) > blocks {
+            let nothing = Record::Counters { birth: 0, incarnation: 0 };
+            area.commit(disk, known, &[nothing]).await.unwrap();
+        }
+    }
+
+    fn extent(known: &Known, kind: ExtentKind) -> ExtentRecord {
+        let position = known.free_positions(63).next().unwrap();
+        let extent = known.free_number().unwrap();
+        ExtentRecord { extent, kind, device: 0, position, owner: 1, birth: known.birth + 1 }
+    }
+
+    /// An extent was claimed at the moment at which the log was full. The compaction took the same extent for the
+    /// registry, which then lay where data was about to be written.
+    #[test]
+    fn an_extent_that_is_claimed_when_the_log_is_full_is_not_the_registrys() {
+        with_disk(|disk| async move {
+            let (mut area, mut known) = large(&disk).await;
+            fill(&mut area, &disk, &mut known, 0).await;
+            let claimed = extent(&known, ExtentKind::Data);
+            area.commit(&disk, &mut known, &[Record::Extent(claimed)]).await.unwrap();
+            assert_eq!(known.extents.get(&claimed.extent), Some(&claimed));
+            let positions: BTreeSet<u32> = known.extents.values().map(|extent| extent.position).collect();
+            assert_eq!(positions.len(), known.extents.len(), "{:?}", known.extents);
+            let first = disk.superblock.extent_start(claimed.position);
+            let claimed_blocks = first..first + u64::from(disk.superblock.extent_blocks);
+            assert!(area.header.runs.iter().all(|run| !claimed_blocks.contains(&run.start)));
+            let (found, ..) = load(&disk, &area.header).await.unwrap();
+            assert_eq!(found.extents, known.extents);
+        });
+    }
+
+    /// Records of several blocks met a log with room for fewer. Those that had been written into it already were not
+    /// in the new area.
+    #[test]
+    fn records_of_several_blocks_survive_a_log_that_is_full_after_the_first() {
+        with_disk(|disk| async move {
+            let (mut area, mut known) = large(&disk).await;
+            let birth = known.birth;
+            for number in 1000..3000 {
+                let extent = ExtentId::new(number).unwrap();
+                let (device, position) = (0, number);
+                let kind = ExtentKind::Data;
+                known.apply(&Record::Extent(ExtentRecord {
+                    extent,
+                    kind,
+                    device,
+                    position,
+                    owner: 1,
+                    birth,
+                }));
+            }
+            let freed: Vec<Record> =
+                (1000..3000).map(|number| Record::ExtentFreed(ExtentId::new(number).unwrap())).collect();
+            fill(&mut area, &disk, &mut known, 1).await;
+            area.commit(&disk, &mut known, &freed).await.unwrap();
+            let (found, ..) = load(&disk, &area.header).await.unwrap();
+            assert_eq!(found.extents, known.extents);
+        });
+    }
+
+    /// In a full pool the log had no room, and a new area none either: what gives extents back could not be recorded,
+    /// and the compaction that failed had eaten up what was left in memory.
+    #[test]
+    fn what_gives_extents_back_can_be_recorded_in_a_full_pool() {
+        with_disk(|disk| async move {
+            let (mut area, mut known) = large(&disk).await;
+            while known.free_positions(63).next().is_some() {
+                let full = extent(&known, ExtentKind::Data);
+                known.apply(&Record::Extent(full));
+            }
+            fill(&mut area, &disk, &mut known, 0).await;
+            let before = known.extents.clone();
+            let rename = Record::Counters { birth: 0, incarnation: 7 };
+            let refused = area.commit(&disk, &mut known, &[rename]).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::OutOfSpace);
+            assert_eq!(known.extents, before);
+            let last = *before.keys().next_back().unwrap();
+            area.commit(&disk, &mut known, &[Record::ExtentFreed(last)]).await.unwrap();
+            let (found, ..) = load(&disk, &area.header).await.unwrap();
+            assert_eq!(found.extents, known.extents);
+        });
+    }
 }

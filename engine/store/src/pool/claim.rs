@@ -117,10 +117,16 @@ impl PoolCore {
         if released.is_empty() {
             return Ok(0);
         }
-        let records: Vec<Record> = released.iter().map(|extent| Record::ExtentFreed(*extent)).collect();
-        self.commit(&mut registry, &records).await?;
-        for extent in &released {
-            self.disk.unmap_extent(*extent);
+        let records: Vec<Record> = released.iter().map(|map| Record::ExtentFreed(map.extent)).collect();
+        if let Err(error) = self.commit(&mut registry, &records).await {
+            if error.kind() == ErrorKind::OutOfSpace {
+                // Nothing was written: they are ours still.
+                released.into_iter().for_each(|map| self.space.add(map));
+            }
+            return Err(error);
+        }
+        for map in &released {
+            self.disk.unmap_extent(map.extent);
         }
         Ok(released.len())
     }

@@ -114,7 +114,7 @@ impl Space {
     }
 
     /// Lets go of extents in which nothing is allocated, keeping `keep` of each kind; returns them.
-    pub(crate) fn release_empty(&self, keep: usize) -> Vec<ExtentId> {
+    pub(crate) fn release_empty(&self, keep: usize) -> Vec<ExtentMap> {
         let mut inner = self.inner.lock();
         let mut released = Vec::new();
         for kind in [ExtentKind::Data, ExtentKind::Metadata] {
@@ -126,12 +126,14 @@ impl Space {
                 .collect();
             released.extend(empty.into_iter().skip(keep));
         }
+        let mut maps = Vec::new();
         for extent in &released {
             if let Some(map) = inner.extents.remove(extent) {
                 inner.count(&map, false);
+                maps.push(map);
             }
         }
-        released
+        maps
     }
 
     pub(crate) fn totals(&self) -> Totals {
