@@ -31,7 +31,7 @@ pub(crate) struct Slots {
 /// Slots of a grant of which at least one is valid; else why one of them cannot be read, if that is so.
 async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<std::result::Result<Slots, Option<Error>>> {
     let mut valid = Vec::new();
-    let mut unreadable = None;
+    let mut unreadable = Vec::new();
     for index in 0..SLOTS {
         let at = grant.slots.offset(index).ok_or_else(|| Error::corrupt("root slots leave their extent"))?;
         let bytes = match disk.read_block(at).await {
@@ -39,7 +39,7 @@ async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<std::result::Resu
             // The other says the same, as it does when this one is torn.
             Err(error) if error.kind() == ErrorKind::Io => {
                 tracing::warn!(%vdi, %error, "a root slot cannot be read");
-                unreadable = Some(error);
+                unreadable.push((index, error));
                 continue;
             }
             Err(error) => return Err(error),
@@ -52,7 +52,18 @@ async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<std::result::Resu
         }
     }
     valid.sort_by_key(|slot| (slot.epoch, slot.number));
-    let Some(newest) = valid.pop() else { return Ok(Err(unreadable)) };
+    let Some(newest) = valid.pop() else { return Ok(Err(unreadable.pop().map(|(_, error)| error))) };
+    // An epoch that has begun has two valid slots. Where those of the next one would be are those of the one before, of
+    // which a crash tears one at the most. If there are none, then a newer epoch may have lost both.
+    let others = valid.iter().any(|slot| slot.epoch.open % 2 != newest.epoch.open % 2);
+    unreadable.retain(|(index, _)| index / 2 != newest.epoch.open % 2);
+    if !others && (newest.epoch.open > 1 || unreadable.len() == 2) {
+        let error = unreadable.pop().map_or_else(|| Error::corrupt("neither verifies"), |(_, error)| error);
+        return Err(error.context(format!(
+            "two root slots of volume {vdi} beside those of epoch {} are lost, and may have been newer",
+            newest.epoch
+        )));
+    }
     let older = valid.pop().filter(|slot| slot.epoch == newest.epoch);
     let durable_group = newest.durable_group.max(older.as_ref().map_or(0, |slot| slot.durable_group));
     Ok(Ok(Slots { grant, newest, durable_group, older }))
