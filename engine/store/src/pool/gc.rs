@@ -116,6 +116,8 @@ impl<'a> Collection<'a> {
                     return Err(error);
                 }
             }
+            // One of an epoch that has failed may be under way still, with nodes that no root names yet.
+            drop(vdi.no_checkpoint().await);
             now.done += 1;
             progress(now);
         }
@@ -172,6 +174,11 @@ impl PoolCore {
                         .map(|run| Private { start: run.start, count: run.count }),
                 );
             }
+            // Its slots are not written while they are read.
+            let _still = match &open {
+                Some(open) => Some(open.no_checkpoint().await),
+                None => None,
+            };
             self.roots_of(record, open.is_none(), &mut roots, &mut private)
                 .await
                 .context(|| format!("looking for what volume '{}' uses", record.name))?;

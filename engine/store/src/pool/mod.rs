@@ -373,6 +373,7 @@ impl PoolCore {
                     slot.open.lock().take();
                     self.opened.fetch_sub(1, SeqCst);
                     failed.quiesce().await;
+                    drop(failed.no_checkpoint().await);
                 }
                 let open = vdi::open(self, id).await?;
                 self.opened.fetch_add(1, SeqCst);
@@ -408,6 +409,7 @@ impl PoolCore {
             Ok(()) => Ok(()),
             Err(error) => {
                 open.stop("its release failed");
+                drop(open.no_checkpoint().await);
                 Err(error)
             }
         }

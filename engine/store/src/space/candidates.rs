@@ -43,6 +43,11 @@ impl Candidates {
         self.visited.insert(address)
     }
 
+    /// Frees nothing after all.
+    pub(crate) fn keep_all(&mut self) {
+        self.extents.clear();
+    }
+
     /// Extents that are looked at.
     pub(crate) fn extents(&self) -> usize {
         self.extents.len()

@@ -23,6 +23,8 @@ pub(super) struct Inner {
     pub(super) quarantined: Vec<Run>,
     /// A write has failed and may land yet: no epoch of this process that did not end in order proves anything.
     pub(super) doubts: bool,
+    /// A root may land yet of which nobody knows the nodes: no metadata is collected until the pool is opened again.
+    pub(super) late_root: bool,
     /// Why no more space is given out: a bitmap could not be written, and the write may land yet, over a newer one.
     pub(super) broken: Option<Error>,
     /// Rises when a cycle begins and when its sweep begins.

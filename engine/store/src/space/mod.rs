@@ -328,9 +328,12 @@ impl Space {
         self.inner.lock().doubts
     }
 
-    /// Notes that a write failed and may land yet.
-    pub(crate) fn doubt(&self) {
-        self.inner.lock().doubts = true;
+    /// Notes that the write of a root failed and may land yet, with nodes that no other root names.
+    pub(crate) fn doubt_root(&self) {
+        let mut inner = self.inner.lock();
+        inner.doubts = true;
+        inner.late_root = true;
+        inner.candidates.iter_mut().for_each(Candidates::keep_all);
     }
 
     /// Puts blocks aside until the pool is opened again. `false` if there are too many.
@@ -401,7 +404,8 @@ impl Space {
             return false;
         }
         inner.stamp.0 += 1;
-        let mut candidates = Candidates::of(inner.extents.values(), self.disk.superblock.extent_blocks);
+        let looked_at = inner.extents.values().filter(|map| !inner.late_root || map.kind == ExtentKind::Data);
+        let mut candidates = Candidates::of(looked_at, self.disk.superblock.extent_blocks);
         let kept = inner.trimming.iter().chain(&inner.quarantined).chain(&inner.postponed);
         kept.for_each(|run| candidates.clear(run.start, run.count));
         inner.candidates = Some(candidates);

@@ -209,7 +209,7 @@ impl VdiCore {
         let fua = !mutants::on(Mutant::RootNotForced);
         if let Err(error) = self.pool.disk.write_blocks(at, slot.encode(at, self.pool.disk.salt()), fua).await
         {
-            self.pool.space.doubt();
+            self.pool.space.doubt_root();
             return Err(self.fail(&error));
         }
         roots.number = number;
@@ -398,6 +398,11 @@ impl VdiCore {
             };
             held.push((missing.link, missing.load(&self.pool.disk).await?));
         }
+    }
+
+    /// Waits for the checkpoint under way; none begins while what this gives is held.
+    pub(crate) async fn no_checkpoint(&self) -> impl Drop + '_ {
+        self.roots.lock().await
     }
 
     /// Blocks of the epoch that no tree names: root slots and journal.

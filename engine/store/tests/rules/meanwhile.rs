@@ -130,6 +130,55 @@ fn a_volume_that_is_being_deleted_is_not_opened_and_one_that_is_open_is_not_dele
     }
 }
 
+/// A commit failed while a checkpoint of the same volume was writing its nodes. A collection looked at the volume on
+/// disk, where no root named them yet, and gave them away. Then the checkpoint wrote its root.
+#[test]
+fn a_collection_waits_for_the_last_checkpoint_of_a_volume_that_has_failed() {
+    let rig = Rig::new(3);
+    let (pool, vdi) = rig.with_volume(4 * MIB);
+    let id = vdi.id();
+    let log = rig.record();
+    rig.world.run(async {
+        for block in [0, 600] {
+            put(&*vdi, block, 1).await;
+        }
+        vdi.flush().await.unwrap();
+    });
+    let journal = log.lock().iter().rev().find(|change| change.is_journal()).unwrap().range;
+    let hold = hold_first(&rig, |kind| matches!(kind, Kind::Write { .. }));
+    let its = vdi.clone();
+    let checkpoint = rig.start("checkpoint", async move { its.checkpoint().await });
+    rig.world.run(hold.caught(1));
+    // The next journal block cannot be written.
+    let range = ByteRange::new(journal.end(), BLOCK).unwrap();
+    let zone = Zone {
+        range,
+        asks: Asks::Changes,
+        fault: Fault::Fails(parallax_block::ErrorKind::Io),
+        per_mille: 1000,
+        times_max: 1,
+    };
+    rig.disk.set_faults(FaultPlan { zones: vec![zone], ..FaultPlan::default() });
+    rig.world.run(async {
+        put(&*vdi, 1, 2).await;
+        vdi.flush().await.unwrap_err();
+    });
+    let collecting = pool.clone();
+    let collected = rig.start("collect", async move { collecting.collect_garbage(&|_| {}).await });
+    rig.world.run_for(Duration::from_secs(1));
+    hold.release();
+    let _ = checkpoint.wait();
+    collected.wait().unwrap();
+    rig.world.run(async {
+        let _ = vdi.detach().await;
+        let vdi = pool.attach(id).await.unwrap();
+        for (block, byte) in [(0, 1), (600, 1), (1, 2)] {
+            assert_eq!(get(&*vdi, block).await, byte);
+        }
+    });
+    rig.close(&pool);
+}
+
 /// Both root slots of the present epoch could not be read, and those of the epoch before could: the volume opened as it
 /// had been then, and everything written since was gone without a word.
 #[test]
