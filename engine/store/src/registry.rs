@@ -208,7 +208,7 @@ impl Area {
     /// order, or in a new area: callers that need all or nothing keep to one block's worth.
     /// After a write that failed nothing is recorded any more.
     pub(crate) async fn commit(&mut self, disk: &Disk, known: &mut Known, records: &[Record]) -> Result<()> {
-        self.failed.clone().map_or(Ok(()), Err)?;
+        self.check()?;
         let result = self.append(disk, known, records).await;
         // Want of room, in the pool or on a thin device, and a record that does not fit leave nothing under way.
         if let Err(error) = &result
@@ -263,6 +263,17 @@ impl Area {
             known.apply(record);
         }
         Ok(())
+    }
+
+    /// Records nothing any more: the pool has been closed, and may be another process's.
+    pub(crate) fn close(&mut self) {
+        let error = Error::new(ErrorKind::FailedPrecondition, "the pool has been closed");
+        self.failed.get_or_insert(error);
+    }
+
+    /// Whether anything is recorded still.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.failed.clone().map_or(Ok(()), Err)
     }
 
     pub(crate) fn id(&self) -> AreaId {

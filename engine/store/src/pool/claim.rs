@@ -81,6 +81,7 @@ impl PoolCore {
     async fn claim_extent(&self, kind: ExtentKind) -> Result<()> {
         let before = self.claims.load(SeqCst);
         let mut registry = self.registry.lock().await;
+        registry.area.check()?;
         if self.claims.load(SeqCst) != before {
             // Somebody else has just claimed one; the caller looks again.
             return Ok(());

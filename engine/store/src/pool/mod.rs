@@ -354,9 +354,9 @@ impl PoolCore {
     }
 
     async fn try_enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
-        self.check_open()?;
         self.record(id)?;
         let _gate = self.gate.read().await;
+        self.check_open()?;
         let slot = self.slot(id);
         let mut core = slot.core.lock().await;
         // It may have been deleted while this waited.

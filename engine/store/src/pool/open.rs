@@ -171,6 +171,8 @@ impl Pool {
                 outcome = outcome.and(released);
             }
         }
+        // Whoever is late finds the pool closed.
+        core.registry.lock().await.area.close();
         core.space.write_lagging().await?;
         core.disk.flush().await?;
         if outcome.is_ok() {

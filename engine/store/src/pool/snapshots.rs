@@ -174,7 +174,12 @@ impl Pool {
             let taken = self.cut_and_commit(&request, std::slice::from_ref(&core), set.id).await?;
             core.checkpoint().await?;
             let number = taken.first().map_or(0, |id| id.number);
-            Ok(core.snapshot(number).await?.record)
+            let listed = core.snapshot(number).await?;
+            if !listed.materialised {
+                // Its checkpoint was left out: the volume is being released.
+                return Err(Error::new(ErrorKind::Busy, format!("volume {vdi} is being closed")));
+            }
+            Ok(listed.record)
         }
         .await;
         if let Err(error) = self.core.leave(vdi).await {

@@ -147,6 +147,7 @@ impl Pool {
 
     async fn create_from(&self, request: CreateVdi, start: Start) -> Result<VdiInfo> {
         let _gate = self.core.gate.read().await;
+        self.core.check_open()?;
         self.core.admit(16)?;
         let record = VdiRecord {
             id: Uuid::from_u128((self.core.environment.entropy)()),

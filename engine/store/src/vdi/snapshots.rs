@@ -69,6 +69,10 @@ impl VdiCore {
         for (core, cut) in members {
             let mapping = core.mapping.write();
             mapping.check()?;
+            if mapping.draining {
+                // Its last root may be on its way: nobody would look at the record.
+                return Err(Error::new(ErrorKind::Fenced, format!("volume {} is being closed", core.id)));
+            }
             locked.push((mapping, cut));
         }
         let records: Vec<Vec<u8>> = locked

@@ -130,6 +130,53 @@ fn a_volume_that_is_being_deleted_is_not_opened_and_one_that_is_open_is_not_dele
     }
 }
 
+/// A pool was closed while a volume was being cloned. The moment that the clone was to begin from was not written any
+/// more, and the clone was recorded, empty, after the pool was closed.
+#[test]
+fn a_clone_that_the_end_of_its_pool_overtakes_is_whole_or_not_there() {
+    let rig = Rig::new(6);
+    let (pool, vdi) = rig.with_volume(MIB);
+    let id = vdi.id();
+    rig.world.run(async {
+        put(&*vdi, 0, 1).await;
+        vdi.flush().await.unwrap();
+        vdi.checkpoint().await.unwrap();
+        rig.disk.quiesce().await;
+    });
+    let of_the_moment = hold_first(&rig, |kind| matches!(kind, Kind::Write { .. }));
+    let other = pool.clone();
+    let cloned =
+        rig.start("clone", async move { other.create_vdi(request("clone", None, Source::Vdi(id))).await });
+    rig.world.run(of_the_moment.caught(1));
+    let of_the_volume = hold_first(&rig, |kind| matches!(kind, Kind::Write { .. }));
+    let writer = vdi.clone();
+    let written = rig.start("write", async move { try_put(&*writer, 5 * BLOCK, BLOCK, 2).await });
+    rig.world.run(of_the_volume.caught(1));
+    let closing = pool.clone();
+    let closed = rig.start("close", async move { closing.close().await });
+    rig.world.run_for(Duration::from_millis(20));
+    of_the_moment.release();
+    rig.world.run_for(Duration::from_millis(50));
+    of_the_volume.release();
+    written.wait().unwrap();
+    closed.wait().unwrap();
+    let last = rig.disk.stats().requests;
+    let cloned = cloned.wait().is_ok();
+    rig.world.run_for(Duration::from_secs(5));
+    assert_eq!(rig.disk.stats().requests, last, "a closed pool goes on");
+    drop((pool, vdi));
+    let pool = rig.open();
+    rig.world.run(async {
+        let clone = pool.vdi_named("clone");
+        assert!(!cloned || clone.is_ok(), "acknowledged, and not there");
+        if let Ok(clone) = clone {
+            let clone = pool.attach(clone.id).await.unwrap();
+            assert_eq!(get(&*clone, 0).await, 1);
+        }
+    });
+    rig.close(&pool);
+}
+
 /// A commit failed while a checkpoint of the same volume was writing its nodes. A collection looked at the volume on
 /// disk, where no root named them yet, and gave them away. Then the checkpoint wrote its root.
 #[test]
