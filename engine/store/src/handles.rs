@@ -136,12 +136,13 @@ async fn during<T>(ticket: Ticket, work: impl Future<Output = T>) -> T {
 pub struct SnapshotView {
     id: SnapshotId,
     view: View,
-    pin: Mutex<Option<Pin>>,
+    /// Reads hold on to it, each for itself.
+    pin: Mutex<Option<Arc<Pin>>>,
 }
 
 impl SnapshotView {
     pub(crate) fn new(id: SnapshotId, view: View, pin: Pin) -> Self {
-        Self { id, view, pin: Mutex::new(Some(pin)) }
+        Self { id, view, pin: Mutex::new(Some(Arc::new(pin))) }
     }
 
     /// Identity.
@@ -149,15 +150,15 @@ impl SnapshotView {
         self.id
     }
 
-    /// Lets it be deleted again. Later reads fail.
+    /// Lets it be deleted again, once the reads under way have ended. Later reads fail.
     pub async fn close(&self) -> Result<()> {
         self.pin.lock().take();
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
-        match *self.pin.lock() {
-            Some(_) => Ok(()),
+    fn pinned(&self) -> Result<Arc<Pin>> {
+        match &*self.pin.lock() {
+            Some(pin) => Ok(pin.clone()),
             None => Err(Error::new(ErrorKind::Fenced, format!("snapshot {} has been closed", self.id))),
         }
     }
@@ -182,8 +183,8 @@ impl BlockDevice for SnapshotView {
 
     fn read(&self, offset: u64, buffer: Buffer) -> BoxFuture<'_, Completion> {
         Box::pin(async move {
-            match self.check() {
-                Ok(()) => self.view.read(offset, buffer).await,
+            match self.pinned() {
+                Ok(_pin) => self.view.read(offset, buffer).await,
                 Err(error) => (buffer, Err(error)),
             }
         })
@@ -194,7 +195,7 @@ impl BlockDevice for SnapshotView {
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move { self.check() })
+        Box::pin(async move { self.pinned().map(drop) })
     }
 
     fn discard(&self, _: ByteRange) -> BoxFuture<'_, Result<()>> {
@@ -206,6 +207,9 @@ impl BlockDevice for SnapshotView {
     }
 
     fn status(&self, range: ByteRange, extents_max: usize) -> BoxFuture<'_, Result<Vec<StatusExtent>>> {
-        Box::pin(self.view.status(range, extents_max))
+        Box::pin(async move {
+            let _pin = self.pinned()?;
+            self.view.status(range, extents_max).await
+        })
     }
 }

@@ -265,3 +265,38 @@ fn a_volume_that_has_lost_its_root_slots_does_not_go_back_to_the_epoch_before() 
         assert!(rig.findings().iter().any(|finding| finding.kind == "root-slot") || unreadable);
     }
 }
+
+/// A snapshot could be closed, deleted and collected while a read of it was on its way to the device, which then read
+/// what somebody else had written there.
+#[test]
+fn a_snapshot_is_not_deleted_while_it_is_read() {
+    let rig = Rig::new(5);
+    let (pool, vdi) = rig.with_volume(MIB);
+    let view = rig.world.run(async {
+        put(&*vdi, 0, 1).await;
+        let shot = snapshot(&pool, &[vdi.id()]).await.unwrap().remove(0);
+        pool.materialise(shot.id).await.unwrap();
+        put(&*vdi, 0, 2).await;
+        let view = pool.open_snapshot(shot.id).await.unwrap();
+        assert_eq!(get(&*view, 0).await, 1);
+        view
+    });
+    let hold = hold_first(&rig, |kind| kind == Kind::Read);
+    let reader: Arc<_> = view.clone();
+    let slow = rig.start("reader", async move { read(&*reader, 0, BLOCK).await });
+    rig.world.run(hold.caught(1));
+    rig.world.run(async {
+        view.close().await.unwrap();
+        pool.delete_snapshot(view.id()).await.unwrap_err();
+        pool.collect_garbage(&|_| {}).await.unwrap();
+        for block in 1..200 {
+            put(&*vdi, block, 3).await;
+        }
+    });
+    hold.release();
+    assert_eq!(slow.wait()[0], 1);
+    rig.world.run(async {
+        pool.delete_snapshot(view.id()).await.unwrap();
+    });
+    rig.close(&pool);
+}
