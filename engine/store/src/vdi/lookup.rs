@@ -156,7 +156,8 @@ impl VdiCore {
         let disk = &*self.pool.disk;
         let mut held = Vec::new();
         loop {
-            let missing = {
+            // The ticket keeps the node from being used again while it is read.
+            let (missing, _ticket) = {
                 let finder = Finder::new(disk, std::mem::take(&mut held), false);
                 let mapping = self.mapping.read();
                 mapping.check()?;
@@ -166,7 +167,7 @@ impl VdiCore {
                     Err(Stop::Error(error)) => return Err(error.context(format!("volume {}", self.id))),
                     Err(Stop::Missing(missing)) => {
                         held = finder.into_held();
-                        missing
+                        (missing, mapping.generations.enter())
                     }
                 }
             };
@@ -210,9 +211,11 @@ impl VdiCore {
                             return Ok(value);
                         }
                         Err(missing) => {
+                            // As in a look-up.
+                            let ticket = mapping.generations.enter();
                             drop(mapping);
                             held = finder.into_held();
-                            Some(missing)
+                            Some((missing, ticket))
                         }
                     }
                 } else {
@@ -220,7 +223,7 @@ impl VdiCore {
                 }
             };
             match missing {
-                Some(missing) => {
+                Some((missing, _ticket)) => {
                     let node = missing
                         .load(disk)
                         .await

@@ -64,6 +64,39 @@ fn a_discard_that_a_collection_overtakes_frees_nothing_twice() {
     rig.close(&pool);
 }
 
+/// Whoever needed a node that was not in memory read it without saying so. If the read was slow, the node could be
+/// superseded, freed and written over meanwhile, and the request failed: "does not match its link".
+#[test]
+fn a_slow_read_of_a_node_outlives_its_replacement() {
+    let rig = Rig::new(2);
+    let (pool, vdi) = rig.with_volume(8 * MIB);
+    let id = vdi.id();
+    rig.world.run(async {
+        put(&*vdi, 0, 1).await;
+        put(&*vdi, 600, 1).await;
+        vdi.detach().await.unwrap();
+        pool.close().await.unwrap();
+    });
+    drop((pool, vdi));
+    let pool = rig.open();
+    let vdi = rig.world.run(pool.attach(id)).unwrap();
+    // Now the root is in memory, and the leaf of block 0 is not.
+    assert_eq!(rig.world.run(get(&*vdi, 600)), 1);
+    let hold = hold_first(&rig, |kind| kind == Kind::Read);
+    let reader = vdi.clone();
+    let slow = rig.start("reader", async move { read(&*reader, 0, BLOCK).await });
+    rig.world.run(hold.caught(1));
+    rig.world.run(async {
+        for round in 0..100 {
+            put(&*vdi, 1 + round, 2).await;
+            vdi.checkpoint().await.unwrap();
+        }
+    });
+    hold.release();
+    assert_eq!(slow.wait()[0], 1);
+    rig.close(&pool);
+}
+
 async fn attach_meanwhile(pool: Pool, id: parallax_store::VdiId) -> bool {
     pool.attach(id).await.is_ok()
 }
