@@ -3,7 +3,7 @@
 
 use super::{ExtentMap, Run, blocks::BlockSet};
 use parallax_format::{BlockAddress, ExtentId, bitmap};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 pub(crate) struct Candidates {
     extents: BTreeMap<ExtentId, Vec<u64>>,
@@ -55,8 +55,9 @@ impl Candidates {
 
     /// Takes what is left in the next extent after `after`.
     pub(crate) fn take_next(&mut self, after: Option<ExtentId>) -> Option<(ExtentId, Vec<Run>)> {
-        let extent = *self.extents.keys().find(|extent| after.is_none_or(|after| **extent > after))?;
-        let words = self.extents.get_mut(&extent)?;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (extent, words) = self.extents.range_mut((from, Bound::Unbounded)).next()?;
+        let extent = *extent;
         let mut runs: Vec<Run> = Vec::new();
         for (index, word) in words.iter_mut().enumerate() {
             while *word != 0 {

@@ -18,7 +18,7 @@ pub(super) struct Inner {
     /// Who walks, besides garbage collection.
     pub(super) holds: Holds,
     /// Cut loose, and being discarded on the device before they can be allocated again.
-    pub(super) trimming: Vec<Run>,
+    pub(super) trimming: BTreeSet<Run>,
     /// Blocks of writes that failed and may land yet: allocated, and no candidates, until the pool is opened again.
     pub(super) quarantined: Vec<Run>,
     /// A write has failed and may land yet: no epoch of this process that did not end in order proves anything.
