@@ -61,21 +61,26 @@ impl PoolCore {
 
     /// Refuses a write whose nodes and records would not fit beside the reserve.
     pub(crate) fn admit(&self, nodes: u64) -> Result<()> {
-        let fill = self.fill();
-        if fill.extents_free * fill.extent_usable + fill.metadata_free < fill.reserve + fill.promised + nodes
-        {
-            return Err(out_of_space());
-        }
-        Ok(())
+        self.room(nodes, true)
     }
 
     /// The same for operations that give space back: they may use the reserve, not what is promised.
     pub(crate) fn admit_metadata(&self, nodes: u64) -> Result<()> {
-        let fill = self.fill();
-        if fill.extents_free * fill.extent_usable + fill.metadata_free < fill.promised + nodes {
-            return Err(out_of_space());
+        self.room(nodes, false)
+    }
+
+    fn room(&self, nodes: u64, beside_the_reserve: bool) -> Result<()> {
+        loop {
+            let fill = self.fill();
+            let reserve = if beside_the_reserve { fill.reserve } else { 0 };
+            let room = fill.extents_free * fill.extent_usable + fill.metadata_free;
+            if room >= reserve + fill.promised + nodes {
+                return Ok(());
+            }
+            if !self.space.revoke_holds() {
+                return Err(out_of_space());
+            }
         }
-        Ok(())
     }
 
     async fn claim_extent(&self, kind: ExtentKind) -> Result<()> {

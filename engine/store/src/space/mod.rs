@@ -215,6 +215,11 @@ impl Space {
         Ok(runs.iter().flat_map(|run| (0..run.count).filter_map(|at| run.start.offset(at))).collect())
     }
 
+    /// Gives back what is held only for the sake of walks, because room is short. Whether there was anything.
+    pub(crate) fn revoke_holds(&self) -> bool {
+        self.inner.lock().revoke_holds()
+    }
+
     /// Claims an extent. What is held for the sake of walks is given back before metadata grows for it, or data finds
     /// no room.
     async fn make_room(&self, claim: &dyn Claim, kind: ExtentKind) -> Result<()> {

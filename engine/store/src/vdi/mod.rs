@@ -103,6 +103,8 @@ pub(crate) struct VdiCore {
     journal: AsyncMutex<JournalWriter>,
     commits: Arc<Rounds>,
     checkpoints: Arc<Rounds>,
+    /// Held while the volume grows.
+    growing: AsyncMutex<()>,
     /// Held during a checkpoint.
     roots: AsyncMutex<Roots>,
 }

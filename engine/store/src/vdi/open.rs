@@ -100,6 +100,7 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
         journal: journal.into(),
         commits: Arc::default(),
         checkpoints: Arc::default(),
+        growing: ().into(),
         roots: Roots {
             epoch,
             slots,
