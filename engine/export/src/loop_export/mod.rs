@@ -46,6 +46,8 @@
 mod attachment;
 mod filesystem;
 mod fuse;
+#[cfg(test)]
+mod fuzz;
 mod holders;
 mod instance;
 mod key;

@@ -28,6 +28,9 @@ use std::{
 /// A reply waits no longer than this for a resize: the resize would rather try again than make I/O wait.
 const REPLY_WAIT_MAX: Duration = Duration::from_millis(10);
 
+/// Bytes of one read at most: what the kernel was told that it may ask for (`max_pages`), whatever a request says.
+const READ_BYTES_MAX: u32 = 1 << 20;
+
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
@@ -154,6 +157,9 @@ impl Served {
     }
 
     fn read(self: Arc<Self>, engine: &Engine, offset: u64, length: u32, reply: Reply) {
+        if length > READ_BYTES_MAX {
+            return reply.error(libc::EINVAL);
+        }
         let request = match self.admit_range(offset, u64::from(length), false) {
             Ok((request, _)) => request,
             Err(error) => return reply.error(errno_of(&error)),
