@@ -16,9 +16,9 @@ use std::{
 };
 
 /// Longest time between two words.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: Duration = Duration::from_secs(180);
 /// Longest time from the last word to the end.
-const END_MAX: Duration = Duration::from_secs(30);
+const END_MAX: Duration = Duration::from_secs(60);
 
 /// The answer after which a guest ends its load.
 pub(crate) const STOP: &str = "stop";

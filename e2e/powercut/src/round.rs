@@ -229,12 +229,15 @@ impl Round {
     /// Looks at what is left. After some cuts the power goes once more while that is being recovered.
     fn look_twice(&self, bed: &mut Bed, cut: Cut, remains: Remains) -> Result<Option<Failure>> {
         let mut prng = Prng::new(cut.seed ^ 0x2ec0);
+        // The history of a recovery begins with the promises that were kept before it.
+        let promises = remains.promises.len();
         let (wrong, recovery) = self.attempt(bed, remains, once_more(cut).then(|| prng.fork()))?;
         if !wrong.is_empty() {
             return Ok(Some(Failure { recovery: None, cut, wrong }));
         }
         let Some(recovery) = recovery else { return Ok(None) };
-        let Some(cut) = Self::cuts_of(&recovery, 1, &mut prng).pop() else { return Ok(None) };
+        let Some(mut cut) = Self::cuts_of(&recovery, 1, &mut prng).pop() else { return Ok(None) };
+        cut.position = cut.position.max(promises);
         let remains = Player::new(&recovery).cut(cut);
         let (wrong, _) = self.attempt(bed, remains, None)?;
         Ok((!wrong.is_empty()).then_some(Failure { recovery: Some(recovery), cut, wrong }))
