@@ -148,6 +148,35 @@ async fn our_own_interrupted_format_is_finished() {
     volume.unstage().await.unwrap();
 }
 
+/// A volume's first mkfs was refused or interrupted, so its owner attached it by hand, made a filesystem and copied his
+/// files. The record still said `formatting`: the next pod that used the volume had it formatted again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filesystem_made_by_hand_after_an_interrupted_format_is_kept() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    for (name, capability, mkfs) in [("e", ext4(), "mkfs.ext4"), ("x", xfs(), "mkfs.xfs")] {
+        let volume = world.volume(name, 400, None).await.with(capability);
+        volume.set_state(FilesystemState::Formatting).await;
+        let by_hand = world.path("by-hand");
+        fs::create_dir_all(&by_hand).unwrap();
+        let fill = |device: &Path| {
+            support::shop::run(mkfs, &["-q", &text(device)]);
+            support::shop::run("mount", &[&text(device), &text(&by_hand)]);
+            fs::write(by_hand.join("file"), "by hand").unwrap();
+            support::shop::run("umount", &[&text(&by_hand)]);
+        };
+        volume.with_device(fill).await;
+        volume.stage().await.unwrap();
+        assert_eq!(volume.state().await, FilesystemState::Formatted);
+        let path = volume.publish("pod", false).await.unwrap();
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "by hand");
+        volume.unpublish("pod").await.unwrap();
+        volume.unstage().await.unwrap();
+    }
+}
+
 /// A mkfs that a killed plugin left behind holds the lock of the device until it has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_another_process_prepares_is_left_alone() {
@@ -409,6 +438,32 @@ async fn a_mount_of_a_lost_device_is_replaced() {
         mountinfo().lines().filter(|line| line.contains(&text(&volume.staging()))).count() == 1,
         "{first} {second}"
     );
+}
+
+/// A raw volume was attached and lost when the daemon was started again, before it was staged. The daemon wanted it detached
+/// first, kubelet had nothing to unstage, and no pod could use it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_volume_with_a_useless_device_is_detached_unless_a_pod_has_it() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new().await;
+    let volume = world.volume("raw", 64, None).await.with(block());
+    volume.stage().await.unwrap();
+    volume.publish("pod", false).await.unwrap();
+    let lost = Status::failed_precondition("it was lost; detach it first");
+    let Some(()) = world.daemon.shop().map(|mut shop| shop.failing = [("attach", lost)].into()) else {
+        return;
+    };
+    assert_eq!(volume.stage().await.unwrap_err().code(), Code::FailedPrecondition);
+    assert!(volume.attached().await.is_some(), "a pod has it");
+    volume.unpublish("pod").await.unwrap();
+    let refused = volume.stage().await.unwrap_err();
+    assert!(refused.message().contains("was lost"), "{refused}");
+    assert!(volume.attached().await.is_none());
+    world.daemon.shop().into_iter().for_each(|mut shop| shop.failing.clear());
+    volume.stage().await.unwrap();
+    volume.unstage().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

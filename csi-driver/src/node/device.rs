@@ -1,6 +1,6 @@
 //! The block device that the daemon gave a volume.
 
-use super::mountinfo::DeviceNumber;
+use super::mountinfo::{DeviceNumber, Mount, MountTable};
 use crate::errors::{Result, interrupted};
 use parallax_api::v1;
 use std::fmt;
@@ -21,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(crate) struct Device {
     path: PathBuf,
     number: DeviceNumber,
+    /// The filesystem that its node lies on.
+    on: DeviceNumber,
     read_only: bool,
 }
 
@@ -63,7 +65,9 @@ impl Device {
         if !metadata.file_type().is_block_device() {
             return Err(io::Error::other("it is not a block device"));
         }
-        Ok(Self { path: path.to_owned(), number: DeviceNumber::from_raw(metadata.rdev()), read_only })
+        let number = DeviceNumber::from_raw(metadata.rdev());
+        let on = DeviceNumber::from_raw(metadata.dev());
+        Ok(Self { path: path.to_owned(), number, on, read_only })
     }
 
     /// Its node, such as `/dev/loop3`.
@@ -74,6 +78,11 @@ impl Device {
     /// Its number.
     pub(crate) fn number(&self) -> DeviceNumber {
         self.number
+    }
+
+    /// Where it is shown as a raw device.
+    pub(crate) fn shown<'a>(&self, table: &'a MountTable) -> impl Iterator<Item = &'a Mount> + use<'a> {
+        table.of_node(&self.path, self.on)
     }
 
     /// Whether it was attached without writing.

@@ -52,7 +52,7 @@ impl Node {
 /// Grows what is mounted at `path`; `None` if that is not the volume.
 async fn grow_at(id: VolumeId, path: &KubeletPath, device: &Device) -> Result<Option<()>> {
     let table = mount::table().await.map_err(|error| interrupted("looking at the mounts", error))?;
-    if table.of_node(device.path()).any(|mount| mount.target == path.as_path()) {
+    if device.shown(&table).any(|mount| mount.target == path.as_path()) {
         return Ok(Some(()));
     }
     let Some(mounted) = table.at(path.as_path()).filter(|mount| mount.device == device.number()) else {

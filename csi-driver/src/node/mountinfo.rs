@@ -93,10 +93,11 @@ impl MountTable {
         self.0.iter().filter(move |mount| mount.device == device)
     }
 
-    /// Mounts that show a device's node itself: how raw block volumes are published.
-    pub(crate) fn of_node(&self, node: &Path) -> impl Iterator<Item = &Mount> {
+    /// Mounts that show a device's node itself: how raw block volumes are published. The node lies on the filesystem
+    /// `on`: a devtmpfs, or a tmpfs where the machine is itself a container.
+    pub(crate) fn of_node(&self, node: &Path, on: DeviceNumber) -> impl Iterator<Item = &Mount> + use<'_> {
         let name = node.strip_prefix("/dev").ok().map(|name| Path::new("/").join(name));
-        self.0.iter().filter(move |mount| mount.kind == "devtmpfs" && name.as_deref() == Some(&mount.root))
+        self.0.iter().filter(move |mount| mount.device == on && name.as_deref() == Some(&mount.root))
     }
 }
 
@@ -146,7 +147,9 @@ mod tests {
         40 35 0:5 /loop3 /pods/a\\040b\\134c/dev rw - devtmpfs devtmpfs rw,size=4k\n\
         41 35 7:3 / /pods/one rw - ext4 /dev/loop3 rw\n\
         42 41 7:4 / /pods/one ro - ext4 /dev/loop4 rw\n\
-        43 35 0:5 /net/tun /dev/net/tun rw - devtmpfs none rw\n";
+        43 35 0:5 /net/tun /dev/net/tun rw - devtmpfs none rw\n\
+        44 35 0:9 /loop5 /pods/inner rw - tmpfs tmpfs rw\n\
+        45 35 0:8 /loop5 /pods/other rw - tmpfs tmpfs rw\n";
 
     #[test]
     fn every_part_of_a_line_is_found() {
@@ -176,14 +179,20 @@ mod tests {
         assert!(top.read_only());
     }
 
+    /// Where a machine is itself a container, `/dev` is a tmpfs. Raw volumes there were taken for something else when they
+    /// were published a second time, and for unused when they were unstaged.
     #[test]
     fn users_of_a_device_are_found_by_number_and_by_node() {
         let table = MountTable::parse(SAMPLE).unwrap();
         let mounted = table.of_device(DeviceNumber { major: 7, minor: 3 }).count();
-        let raw = table.of_node(Path::new("/dev/loop3")).map(|m| m.target.clone()).collect::<Vec<_>>();
+        let raw = |node: &str, minor| {
+            let on = DeviceNumber { major: 0, minor };
+            table.of_node(Path::new(node), on).map(|mount| mount.target.clone()).collect::<Vec<_>>()
+        };
         assert_eq!(mounted, 1);
-        assert_eq!(raw, [Path::new("/pods/a b\\c/dev")]);
-        assert_eq!(table.of_node(Path::new("/dev/loop4")).count(), 0);
+        assert_eq!(raw("/dev/loop3", 5), [Path::new("/pods/a b\\c/dev")]);
+        assert!(raw("/dev/loop4", 5).is_empty());
+        assert_eq!(raw("/dev/loop5", 9), [Path::new("/pods/inner")]);
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Publish {
         if device.read_only() != self.read_only && device.read_only() {
             return Err(Status::failed_precondition(format!("volume {} is staged without writing", self.id)));
         }
-        let ours = table.of_node(device.path()).any(|mount| mount.target == self.target.as_path());
+        let ours = device.shown(table).any(|mount| mount.target == self.target.as_path());
         match table.at(self.target.as_path()) {
             Some(there) if ours => self.settle(there).await,
             Some(there) => Err(self.taken(there)),
@@ -142,7 +142,7 @@ impl Publish {
         if self.capability.mode != Mode::SinglePath {
             return Ok(());
         }
-        let shown = table.of_device(device.number()).chain(table.of_node(device.path()));
+        let shown = table.of_device(device.number()).chain(device.shown(table));
         let elsewhere =
             |mount: &&Mount| mount.target != self.staging.as_path() && mount.target != self.target.as_path();
         match shown.into_iter().find(elsewhere) {

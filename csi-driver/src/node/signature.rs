@@ -21,6 +21,8 @@ pub(crate) enum Signature {
     Xfs {
         /// Bytes that it spans.
         bytes: u64,
+        /// It has been mounted and unmounted since it was made.
+        used: bool,
     },
     /// Btrfs.
     Btrfs,
@@ -41,6 +43,8 @@ pub(crate) struct Ext {
     pub(crate) bytes: u64,
     /// Not unmounted cleanly, or its errors were noted.
     pub(crate) needs_check: bool,
+    /// It has been mounted since it was made.
+    pub(crate) used: bool,
 }
 
 impl fmt::Display for Signature {
@@ -68,6 +72,21 @@ pub(crate) enum Content {
     Ambiguous(Vec<Signature>),
     /// Bytes without a name.
     Unrecognised,
+}
+
+impl Content {
+    /// The one filesystem that the kernel would mount. Beside it may lie what only looks like something: the last block
+    /// of a filesystem may be the last block of somebody's disk image.
+    pub(crate) fn filesystem(&self) -> Option<Signature> {
+        let found = match self {
+            Self::Known(one) => std::slice::from_ref(one),
+            Self::Ambiguous(several) => several,
+            Self::Zeroes | Self::Unrecognised => &[],
+        };
+        let mut mountable =
+            found.iter().filter(|one| matches!(one, Signature::Ext(_) | Signature::Xfs { .. }));
+        mountable.next().copied().filter(|_| mountable.next().is_none())
+    }
 }
 
 impl fmt::Display for Content {
@@ -135,7 +154,9 @@ fn ext(head: &[u8]) -> Option<Signature> {
     let block_bytes = 1024_u64.checked_shl(little_u32(superblock, 0x18)?)?;
     let state = little_u16(superblock, 0x3a)?;
     let clean = state & STATE_CLEAN != 0 && state & STATE_ERRORS == 0 && incompat & INCOMPAT_RECOVER == 0;
-    Some(Signature::Ext(Ext { bytes: blocks.saturating_mul(block_bytes), needs_check: !clean }))
+    // When it was last mounted, and how often since its last check.
+    let used = little_u32(superblock, 0x2c)? != 0 || little_u16(superblock, 0x34)? != 0;
+    Some(Signature::Ext(Ext { bytes: blocks.saturating_mul(block_bytes), needs_check: !clean, used }))
 }
 
 #[expect(clippy::big_endian_bytes, reason = "XFS is big-endian on disk")]
@@ -145,7 +166,11 @@ fn xfs(head: &[u8]) -> Option<Signature> {
     }
     let block_bytes = u32::from_be_bytes(bytes_at(head, 4)?);
     let blocks = u64::from_be_bytes(bytes_at(head, 8)?);
-    Some(Signature::Xfs { bytes: blocks.saturating_mul(block_bytes.into()) })
+    // Where in its log the kernel last wrote the superblock; mkfs leaves one of two values. Version 4 has no such field.
+    let version = u16::from_be_bytes(bytes_at(head, 100)?) & 0xf;
+    let place = u64::from_be_bytes(bytes_at(head, 240)?);
+    let used = version == 5 && !matches!(place, 0 | u64::MAX);
+    Some(Signature::Xfs { bytes: blocks.saturating_mul(block_bytes.into()), used })
 }
 
 fn btrfs(head: &[u8]) -> Option<Signature> {

@@ -68,8 +68,17 @@ impl Node {
         if !stage.read_only && volume.filesystem_state() != FilesystemState::Formatted {
             self.set_state(stage.id, volume.filesystem_state(), FilesystemState::Formatted).await?;
         }
-        let attachment = self.attach(stage.id, stage.read_only).await?;
-        let ready = Device::wait(&attachment).await.map(drop);
+        let ready = match self.attach(stage.id, stage.read_only).await {
+            Ok(attachment) => Device::wait(&attachment).await.map(drop),
+            // It may have a device that is of no use any more, lost when the daemon was started again.
+            Err(refusal) if refusal.code() == Code::FailedPrecondition => {
+                if let Some(attachment) = self.attached(stage.id).await? {
+                    self.refuse_if_published(stage.id, &attachment).await?;
+                }
+                Err(refusal)
+            }
+            Err(refusal) => return Err(refusal),
+        };
         self.undo_attach_if_final(stage.id, ready).await
     }
 
@@ -218,7 +227,8 @@ impl Node {
             }
         }
         let content = look(device).await?;
-        if !device.read_only() && matches!(&content, Content::Known(Signature::Ext(ext)) if ext.needs_check) {
+        if !device.read_only() && matches!(content.filesystem(), Some(Signature::Ext(ext)) if ext.needs_check)
+        {
             filesystem::check_ext(device, lock).await?;
         }
         Ok(content)
@@ -359,7 +369,7 @@ impl Node {
     async fn refuse_if_published(&self, id: VolumeId, attachment: &v1::Attachment) -> Result<()> {
         let Ok(device) = Device::of(attachment) else { return Ok(()) };
         let table = mount::table().await.map_err(|error| interrupted("looking at the mounts", error))?;
-        match table.of_node(device.path()).next() {
+        match device.shown(&table).next() {
             None => Ok(()),
             Some(mount) => Err(Status::failed_precondition(format!(
                 "volume {id} is still published at {}",
@@ -388,9 +398,9 @@ async fn look(device: &Device) -> Result<Content> {
 
 /// Whether a filesystem leaves at least a block of its device unused.
 fn spans_less(content: &Content, device: &Device) -> Result<bool> {
-    let spans = match content {
-        Content::Known(Signature::Ext(ext)) => ext.bytes,
-        Content::Known(Signature::Xfs { bytes }) => *bytes,
+    let spans = match content.filesystem() {
+        Some(Signature::Ext(ext)) => ext.bytes,
+        Some(Signature::Xfs { bytes, .. }) => bytes,
         _ => return Ok(false),
     };
     let bytes = device.bytes().map_err(|error| interrupted(format!("measuring {device}"), error))?;

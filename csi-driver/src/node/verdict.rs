@@ -5,10 +5,14 @@
 //! ```text
 //! blank      -- both ends zero, nothing mapped, blkid sees nothing --> Format
 //!            -- holds the filesystem that is wanted ----------------> Adopt
-//! formatting -- our own mkfs was interrupted, nobody mounted it ----> Format
+//! formatting -- holds the filesystem that is wanted, in use before -> Adopt
+//!            -- holds something that our mkfs never leaves ---------> Refuse
+//!            -- our own mkfs was interrupted, nobody mounted it ----> Format
 //! formatted  -- holds the filesystem that is wanted ----------------> Mount
 //! anything else ----------------------------------------------------> Refuse
 //! ```
+//!
+//! Of a formatted volume it does not matter what else lies on it: those are its files.
 
 use super::filesystem::Blkid;
 use super::signature::{Content, Signature};
@@ -44,12 +48,14 @@ pub(crate) enum Verdict {
 /// Decides.
 pub(crate) fn decide(evidence: &Evidence, wanted: Filesystem) -> Verdict {
     let Evidence { state, mapped_bytes, content, blkid } = evidence;
-    if *state == FilesystemState::Formatting {
+    if *state == FilesystemState::Formatting && could_be_ours(content, wanted) {
         return Verdict::Format { fresh: false };
     }
-    if let Content::Known(signature) = content
-        && let Some(found) = mountable(*signature)
-    {
+    let filesystem = match (state, content) {
+        (FilesystemState::Formatted, _) | (_, Content::Known(_)) => content.filesystem(),
+        _ => None,
+    };
+    if let Some(found) = filesystem.and_then(mountable) {
         if !agrees(blkid, found) {
             return Verdict::Refuse(format!("it holds {content}, but blkid sees {}", named(blkid)));
         }
@@ -57,7 +63,7 @@ pub(crate) fn decide(evidence: &Evidence, wanted: Filesystem) -> Verdict {
             _ if found != wanted => Verdict::Refuse(format!(
                 "it holds {found}, but {wanted} was asked for; use a StorageClass with csi.storage.k8s.io/fstype: {found}"
             )),
-            FilesystemState::Blank => Verdict::Adopt,
+            FilesystemState::Blank | FilesystemState::Formatting => Verdict::Adopt,
             _ => Verdict::Mount,
         };
     }
@@ -79,6 +85,16 @@ pub(crate) fn decide(evidence: &Evidence, wanted: Filesystem) -> Verdict {
             _ => format!("it holds {content}"),
         } + "; it is never formatted over: use it with volumeMode: Block, or format it yourself with `parallax attach`",
     )
+}
+
+/// Whether a `mkfs` of ours, finished or not, can have left this on a device of zeroes.
+fn could_be_ours(content: &Content, wanted: Filesystem) -> bool {
+    match content {
+        Content::Zeroes | Content::Unrecognised => true,
+        Content::Known(Signature::Ext(ext)) => wanted == Filesystem::Ext4 && !ext.used,
+        Content::Known(Signature::Xfs { used, .. }) => wanted == Filesystem::Xfs && !used,
+        Content::Known(_) | Content::Ambiguous(_) => false,
+    }
 }
 
 fn mountable(signature: Signature) -> Option<Filesystem> {
@@ -116,8 +132,10 @@ mod tests {
     use super::*;
     use FilesystemState::{Blank, Formatted, Formatting, Unspecified};
 
-    const EXT: Content = Content::Known(Signature::Ext(Ext { bytes: 1, needs_check: false }));
-    const XFS: Content = Content::Known(Signature::Xfs { bytes: 1 });
+    const FRESH: Signature = Signature::Ext(Ext { bytes: 1, needs_check: false, used: false });
+    const USED: Signature = Signature::Ext(Ext { bytes: 1, needs_check: false, used: true });
+    const EXT: Content = Content::Known(FRESH);
+    const XFS: Content = Content::Known(Signature::Xfs { bytes: 1, used: false });
 
     fn verdict(state: FilesystemState, mapped_bytes: u64, content: Content, blkid: Blkid) -> Verdict {
         decide(&Evidence { state, mapped_bytes, content, blkid }, Filesystem::Ext4)
@@ -160,6 +178,36 @@ mod tests {
         for content in [Content::Zeroes, Content::Unrecognised, EXT] {
             assert_eq!(verdict(Formatting, 99, content, Blkid::Nothing), Verdict::Format { fresh: false });
         }
+    }
+
+    /// A volume's first mkfs was refused or interrupted, so its owner attached it by hand, made a filesystem and copied
+    /// his files. The record still said `formatting`: the next pod that used the volume had it formatted again.
+    #[test]
+    fn what_somebody_else_made_after_our_mkfs_was_interrupted_is_not_formatted_over() {
+        let used = Content::Known(USED);
+        assert_eq!(verdict(Formatting, 99, used.clone(), found("ext4")), Verdict::Adopt);
+        assert!(refused(&verdict(Formatting, 99, used, Blkid::Ambiguous)));
+        for content in [
+            XFS,
+            Content::Known(Signature::Luks),
+            Content::Known(Signature::Partitions),
+            Content::Ambiguous(vec![FRESH, Signature::Partitions]),
+        ] {
+            let verdict = verdict(Formatting, 99, content.clone(), Blkid::Nothing);
+            assert!(refused(&verdict), "{content}: {verdict:?}");
+        }
+    }
+
+    /// A disk image filled a volume, and its last block, where such an image has the copy of its partition table, was the
+    /// last block of the volume. That looked like two things at once, and no pod could use the volume again.
+    #[test]
+    fn a_files_last_block_does_not_keep_a_formatted_volume_from_being_mounted() {
+        let content = Content::Ambiguous(vec![USED, Signature::Partitions]);
+        assert_eq!(verdict(Formatted, 9, content.clone(), found("ext4")), Verdict::Mount);
+        assert!(refused(&verdict(Formatted, 9, content.clone(), found("gpt"))));
+        assert!(refused(&verdict(Blank, 9, content, found("ext4"))), "nobody knows which it is");
+        let both = Content::Ambiguous(vec![USED, Signature::Xfs { bytes: 1, used: true }]);
+        assert!(refused(&verdict(Formatted, 9, both, Blkid::Nothing)));
     }
 
     #[test]

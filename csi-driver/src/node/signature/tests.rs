@@ -37,7 +37,7 @@ fn ext_filesystems_tell_their_size_and_state() {
         let image = made_by(tool, &["-q", "-F"], bytes);
         assert_eq!(
             probed(&image),
-            Content::Known(Signature::Ext(Ext { bytes, needs_check: false })),
+            Content::Known(Signature::Ext(Ext { bytes, needs_check: false, used: false })),
             "{tool}"
         );
     }
@@ -55,7 +55,7 @@ fn an_ext_filesystem_that_was_not_unmounted_asks_for_a_check() {
 #[test]
 fn xfs_tells_its_size() {
     let image = made_by("mkfs.xfs", &["-q", "-f"], 400 * MIB);
-    assert_eq!(probed(&image), Content::Known(Signature::Xfs { bytes: 400 * MIB }));
+    assert_eq!(probed(&image), Content::Known(Signature::Xfs { bytes: 400 * MIB, used: false }));
 }
 
 #[test]
@@ -98,7 +98,11 @@ fn only_zeroes_are_blank() {
 fn one_thing_over_another_is_ambiguous() {
     let image = made_by("mkfs.ext4", &["-q", "-F"], 64 * MIB);
     image.as_file().write_all_at(b"EFI PART", 64 * MIB - 512).unwrap();
-    assert!(matches!(probed(&image), Content::Ambiguous(found) if found.len() == 2));
+    let content = probed(&image);
+    assert!(matches!(&content, Content::Ambiguous(found) if found.len() == 2));
+    assert!(matches!(content.filesystem(), Some(Signature::Ext(_))));
+    image.as_file().write_all_at(b"XFSB", 0).unwrap();
+    assert_eq!(probed(&image).filesystem(), None, "which of the two?");
 }
 
 /// kubernetes#142243 and its kin: a device that could not be read was taken for a blank one, and formatted.
