@@ -83,7 +83,7 @@ async fn open_engine(config: &Config, io_flusher: bool) -> Result<Engine> {
 /// Runs until `stop`, then stops cleanly.
 pub async fn run(config: Config, io_flusher: bool, stop: impl Future<Output = ()>) -> Result<ExitCode> {
     // Sockets first: a second daemon is told so before it waits for the device.
-    let socket = server::bind_socket(&config.socket).await?;
+    let (socket, socket_file) = server::bind_socket(&config.socket).await?;
     let network = match &config.manager {
         Some(manager) => Some((server::bind_manager(manager).await?, manager.tls.clone())),
         None => None,
@@ -161,8 +161,7 @@ pub async fn run(config: Config, io_flusher: bool, stop: impl Future<Output = ()
     let outcome =
         tokio::time::timeout(within, shut_down(&engine, &openings, &mut servers, within / DRAIN_SHARE)).await;
     background.shutdown().await;
-    // Whoever comes next replaces a socket that stays behind.
-    let _ = std::fs::remove_file(&config.socket);
+    socket_file.remove();
     if let Some(error) = failed {
         return Err(error);
     }

@@ -14,7 +14,7 @@ use parallax_block::{Error, ErrorKind, Result, ResultExt};
 use std::{
     fs::Permissions,
     future::Future,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -111,8 +111,31 @@ pub async fn serve_socket(
         .map_err(|error| Error::new(ErrorKind::Io, "serving the control socket failed").with_source(error))
 }
 
+/// The name in the file tree of a socket on which this process listens.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let found = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+
+    /// Removes it, unless the next daemon has put its own there by now.
+    pub fn remove(self) {
+        if Self::of(&self.path).is_ok_and(|now| (now.device, now.inode) == (self.device, self.inode)) {
+            // Whoever comes next replaces a socket that stays behind.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Listens on a socket that only its owner can use.
-pub async fn bind_socket(path: &Path) -> Result<UnixListener> {
+pub async fn bind_socket(path: &Path) -> Result<(UnixListener, SocketFile)> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(Error::new(
             ErrorKind::AlreadyExists,
@@ -141,8 +164,9 @@ pub async fn bind_socket(path: &Path) -> Result<UnixListener> {
     let bound = (|| {
         let listener = UnixListener::bind(&aside)?;
         std::fs::set_permissions(&aside, Permissions::from_mode(0o600))?;
+        let file = SocketFile { path: path.to_owned(), ..SocketFile::of(&aside)? };
         std::fs::rename(&aside, path)?;
-        Ok::<_, std::io::Error>(listener)
+        Ok::<_, std::io::Error>((listener, file))
     })();
     bound.context(|| format!("listening on {}", path.display()))
 }
@@ -254,6 +278,21 @@ mod tests {
         assert!(error.to_string().contains("another parallaxd answers"), "{error}");
         drop(first);
         bind_socket(&path).await.unwrap();
+    }
+
+    /// A daemon that had stopped listening and was still closing its volumes removed, at its very end, the socket on which
+    /// the next one listened already. Nobody could reach that one any more.
+    #[tokio::test]
+    async fn a_daemon_that_ends_leaves_the_socket_of_the_next_one_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d.sock");
+        let (listener, old) = bind_socket(&path).await.unwrap();
+        drop(listener);
+        let (_listener, new) = bind_socket(&path).await.unwrap();
+        old.remove();
+        UnixStream::connect(&path).await.unwrap();
+        new.remove();
+        assert!(!path.exists());
     }
 
     #[tokio::test]
