@@ -41,13 +41,9 @@ impl Core {
         }
     }
 
-    /// The volume with this id or with this name.
-    fn resolve_either(&self, id: Result<String, String>) -> Result<VdiId, Status> {
-        let by = match id {
-            Ok(id) => By::Id(id),
-            Err(name) => By::Name(name),
-        };
-        self.resolve(Some(v1::VolumeRef { by: Some(by) })).map(|info| info.id)
+    /// The volume with this name.
+    fn named(&self, name: String) -> Result<VdiId, Status> {
+        self.resolve(Some(v1::VolumeRef { by: Some(By::Name(name)) })).map(|info| info.id)
     }
 
     /// A volume as the protocol has it.

@@ -476,6 +476,34 @@ async fn a_volume_that_somebody_else_opened_meanwhile_is_not_resumed() {
     }
 }
 
+/// A volume was deleted while no daemon was there. Detaching it was answered with success, as there was no such volume any
+/// more, and its block device stayed until the machine was started again.
+#[tokio::test]
+async fn a_volume_that_was_deleted_meanwhile_can_be_detached() {
+    if !machine_can() {
+        return;
+    }
+    let (mut world, client, devices) = held(&[("db", 16 * MIB)]).await;
+    let list = |client: &Client| {
+        let (client, request) = (client.clone(), client.request(v1::ListAttachmentsRequest {}));
+        async move { client.node().list_attachments(request).await.unwrap().into_inner().attachments }
+    };
+    let id = list(&client).await.remove(0).volume_id;
+    world.kill();
+    {
+        let (_stranger, client) = world.stranger().await;
+        let request = client.request(v1::DeleteVolumeRequest { volume: named("db") });
+        client.manager().delete_volume(request).await.unwrap();
+    }
+    let client = world.start().await;
+    fails(&direct(&devices[0]));
+    for _ in 0..2 {
+        let target = Some(v1::detach_request::Target::VolumeId(id.clone()));
+        client.node().detach(client.request(v1::DetachRequest { target })).await.unwrap();
+        assert!(list(&client).await.is_empty());
+    }
+}
+
 /// The volume was larger and the device was not: the daemon died between the two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_killed_while_it_grows_a_volume_shows_its_size_afterwards() {

@@ -25,8 +25,9 @@ impl NodeService {
     /// The volume or snapshot that a request names.
     fn target(&self, named: Option<Named>) -> Result<Target, Status> {
         match named {
-            Some(Named::VolumeId(id)) => self.0.resolve_either(Ok(id)).map(Target::Volume),
-            Some(Named::VolumeName(name)) => self.0.resolve_either(Err(name)).map(Target::Volume),
+            // Whether there is one is seen when it is opened. One that is gone may still be attached.
+            Some(Named::VolumeId(id)) => id.parse().map(Target::Volume).map_err(to_status),
+            Some(Named::VolumeName(name)) => self.0.named(name).map(Target::Volume),
             Some(Named::SnapshotId(id)) => id.parse().map(Target::Snapshot).map_err(to_status),
             None => Err(Status::invalid_argument("the request does not say which volume or snapshot")),
         }
