@@ -15,14 +15,18 @@ use parallax_device::IoMode;
 use parallax_store::Name;
 use parallaxd::{
     config::GcConfig,
-    engine::{Engine, EngineOptions, default_data_threads, host_name},
+    engine::{Engine, EngineOptions, default_data_threads, entropy, host_name},
     gc::Collector,
     metrics::Metrics,
     openings::{ExportOptions, Openings},
     server,
     service::Core,
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::task::JoinHandle;
 
 /// Bytes that the pipe to our own server holds.
@@ -42,6 +46,8 @@ struct Own {
     engine: Arc<Engine>,
     openings: Arc<Openings>,
     server: JoinHandle<parallax_block::Result<()>>,
+    /// Where block devices of this process keep their files, if there are any.
+    exports: PathBuf,
 }
 
 /// A volume or a snapshot, with its id.
@@ -76,8 +82,10 @@ impl Session {
             create: None,
         };
         let engine = Arc::new(Engine::open(options).await.map_err(|error| explain_open(path, error))?);
+        // A name that nobody can take before us.
+        let directory = std::env::temp_dir().join(format!("parallax-{:032x}", entropy()()));
         let exports = ExportOptions {
-            directory: std::env::temp_dir().join(format!("parallax-{}", std::process::id())),
+            directory: directory.clone(),
             attachments_max: 16,
             memory_bytes_max: 64 << 20,
             // What this process attaches goes with it.
@@ -91,7 +99,7 @@ impl Session {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let server = tokio::spawn(async move { server::serve_pipe(&core, theirs).await });
         let client = Client::over_pipe(ours).await?.with_deadline(DEADLINE);
-        Ok(Self { client, own: Some(Own { engine, openings, server }) })
+        Ok(Self { client, own: Some(Own { engine, openings, server, exports: directory }) })
     }
 
     /// Whether the pool is held by this process, and what it attaches goes with it.
@@ -114,6 +122,8 @@ impl Session {
             server.abort();
         }
         let held = own.openings.shutdown().await;
+        // Most commands never make it.
+        let _ = std::fs::remove_dir_all(&own.exports);
         own.engine.close().await.map_err(|error| Failure::from(error).during("closing the pool"))?;
         match held.first() {
             None => Ok(()),

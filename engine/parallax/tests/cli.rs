@@ -467,3 +467,35 @@ fn a_short_bench_measures_every_row() {
     assert!(rows.len() >= 10 && rows.iter().all(|row| row["ratio"].as_f64().unwrap() > 0.0), "{report}");
     assert_eq!(fs::read_dir(world.directory.path()).unwrap().count(), 0, "scratch files stay behind");
 }
+
+/// A volume's first mkfs had been interrupted, so its owner attached it by hand and made a filesystem. The record still said
+/// that formatting was under way: the next pod that used the volume had it formatted again.
+#[test]
+fn a_half_formatted_volume_that_is_attached_for_writing_counts_as_formatted() {
+    use parallax_api::{
+        client::{Client, Endpoint},
+        v1::{FilesystemState, GetVolumeRequest, SetFilesystemStateRequest, VolumeRef, volume_ref::By},
+    };
+    let world = World::by_daemon();
+    world.good(&["create", "db", "--size", "16M"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = runtime.block_on(Client::connect(&Endpoint::Unix(world.path("d.sock")))).unwrap();
+    let volume = || Some(VolumeRef { by: Some(By::Name("db".into())) });
+    let request = client.request(SetFilesystemStateRequest {
+        volume: volume(),
+        expected: FilesystemState::Blank.into(),
+        next: FilesystemState::Formatting.into(),
+    });
+    runtime.block_on(client.manager().set_filesystem_state(request)).unwrap();
+    for (arguments, state) in [
+        (&["attach", "db", "--read-only"][..], FilesystemState::Formatting),
+        (&["attach", "db"], FilesystemState::Formatted),
+    ] {
+        // Where there are no block devices it fails, and has said what it was about to do all the same.
+        let _ = world.run(arguments);
+        world.good(&["detach", "db"]);
+        let request = client.request(GetVolumeRequest { volume: volume(), with_usage: false });
+        let found = runtime.block_on(client.manager().get_volume(request)).unwrap().into_inner();
+        assert_eq!(found.filesystem_state(), state, "{arguments:?}");
+    }
+}

@@ -4,7 +4,7 @@ use super::volumes::Done;
 use crate::{
     failure::{Failure, Outcome},
     output::{Output, size, table},
-    session::{Session, Source},
+    session::{Session, Source, by_id},
 };
 use parallax_api::v1;
 use serde::Serialize;
@@ -36,7 +36,12 @@ impl From<v1::Attachment> for AttachmentView {
 pub(crate) async fn attach(session: &Session, output: Output, source: &str, read_only: bool) -> Outcome {
     use v1::attach_request::Target;
     let target = match session.source(source).await? {
-        Source::Volume(id) => Target::VolumeId(id),
+        Source::Volume(id) => {
+            if !read_only {
+                end_formatting(session, &id).await?;
+            }
+            Target::VolumeId(id)
+        }
         Source::Snapshot(id) => Target::SnapshotId(id),
     };
     let client = session.client();
@@ -47,6 +52,19 @@ pub(crate) async fn attach(session: &Session, output: Output, source: &str, read
         eprintln!("attached until interrupted (Ctrl-C): no daemon holds this pool");
         interrupted().await?;
         detach_source(session, source).await?;
+    }
+    Ok(())
+}
+
+/// A volume whose mkfs was interrupted is formatted again when a pod next uses it. Whoever has it at hand may write to
+/// it, and that must stay.
+async fn end_formatting(session: &Session, id: &str) -> Outcome {
+    let (expected, next) = (v1::FilesystemState::Formatting, v1::FilesystemState::Formatted);
+    if session.volume(id).await?.filesystem_state() == expected {
+        let (expected, next) = (expected.into(), next.into());
+        let request = v1::SetFilesystemStateRequest { volume: by_id(id), expected, next };
+        let client = session.client();
+        client.manager().set_filesystem_state(client.request(request)).await?;
     }
     Ok(())
 }

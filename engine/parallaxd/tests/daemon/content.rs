@@ -18,6 +18,39 @@ async fn writing_marks_a_volume_as_holding_something() {
     assert!(!volume.attached);
 }
 
+/// Only a blank volume was marked. One whose first mkfs had been interrupted kept its record, and whoever staged it
+/// after an import formatted it again.
+#[tokio::test]
+async fn whoever_writes_to_a_half_formatted_volume_ends_its_formatting() {
+    let mut world = World::new();
+    let client = world.start().await;
+    for name in ["imported", "over-nbd", "looked-at"] {
+        create(&client, name, 16 << 20).await;
+        let request = v1::SetFilesystemStateRequest {
+            volume: named(name),
+            expected: v1::FilesystemState::Blank.into(),
+            next: v1::FilesystemState::Formatting.into(),
+        };
+        client.manager().set_filesystem_state(client.request(request)).await.unwrap();
+    }
+    write(&client, "imported", &[(0, &[1; 512])]).await.unwrap();
+    for (name, read_only) in [("over-nbd", false), ("looked-at", true)] {
+        let target = Some(v1::serve_nbd_request::Target::VolumeName(name.into()));
+        let request = v1::ServeNbdRequest { target, socket: String::new(), read_only };
+        let mut stream = client.node().serve_nbd(client.unbounded(request)).await.unwrap().into_inner();
+        stream.message().await.unwrap().unwrap();
+    }
+    for (name, state) in [
+        ("imported", v1::FilesystemState::Formatted),
+        ("over-nbd", v1::FilesystemState::Formatted),
+        ("looked-at", v1::FilesystemState::Formatting),
+    ] {
+        let request = v1::GetVolumeRequest { volume: named(name), with_usage: false };
+        let volume = client.manager().get_volume(client.request(request)).await.unwrap().into_inner();
+        assert_eq!(volume.filesystem_state(), state, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn writes_that_do_not_fit_are_refused_and_leave_the_volume_free() {
     let mut world = World::new();

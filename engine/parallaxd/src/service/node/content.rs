@@ -134,11 +134,10 @@ pub(super) async fn write(
     if info.headless {
         return Err(Status::not_found(format!("the volume {id} has been deleted")));
     }
-    if info.filesystem == FilesystemState::Blank {
+    let found = info.filesystem;
+    if found != FilesystemState::Formatted {
         core.engine
-            .run(move |pool| async move {
-                pool.set_filesystem(id, FilesystemState::Blank, FilesystemState::Formatted).await
-            })
+            .run(move |pool| async move { pool.set_filesystem(id, found, FilesystemState::Formatted).await })
             .await
             .map_err(to_status)?;
     }

@@ -11,6 +11,7 @@ use crate::openings::{Opening, Target};
 use parallax_api::v1;
 use parallax_block::{self as block, Error, ResultExt};
 use parallax_export::nbd::{Limits, NbdExport, NbdServer, NbdServerHandle};
+use parallax_store::{FilesystemState, VdiId};
 use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -27,6 +28,11 @@ pub(super) async fn serve(
     read_only: bool,
 ) -> Result<Stream<v1::NbdExport>, Status> {
     let socket = socket_path(core, target, socket).map_err(to_status)?;
+    if let Target::Volume(id) = target
+        && !read_only
+    {
+        end_formatting(core, id).await.map_err(to_status)?;
+    }
     let opening = core.openings.open(target).await.map_err(to_status)?;
     let read_only = read_only || matches!(target, Target::Snapshot(_));
     let server = match start(core, &opening, &socket, read_only) {
@@ -60,6 +66,15 @@ pub(super) async fn serve(
         }
     });
     Ok(ReceiverStream::new(receiver))
+}
+
+/// A volume whose mkfs was interrupted is formatted again when it is staged, unless somebody has had it to write to.
+async fn end_formatting(core: &Core, id: VdiId) -> block::Result<()> {
+    let (from, to) = (FilesystemState::Formatting, FilesystemState::Formatted);
+    if core.engine.pool().vdi(id)?.filesystem != from {
+        return Ok(());
+    }
+    core.engine.run(move |pool| async move { pool.set_filesystem(id, from, to).await }).await.map(drop)
 }
 
 fn start(core: &Core, opening: &Opening, socket: &Path, read_only: bool) -> block::Result<NbdServerHandle> {
