@@ -235,4 +235,10 @@ impl Manager for Service {
     async fn check_pool(&self, _: Request<v1::CheckPoolRequest>) -> Result<Response<Self::CheckPoolStream>> {
         left_out()
     }
+
+    type ScrubPoolStream = BoxStream<v1::ScrubProgress>;
+
+    async fn scrub_pool(&self, _: Request<v1::ScrubPoolRequest>) -> Result<Response<Self::ScrubPoolStream>> {
+        left_out()
+    }
 }
