@@ -232,6 +232,7 @@ fn a_collection_waits_for_the_last_checkpoint_of_a_volume_that_has_failed() {
     // The next journal block cannot be written.
     let range = ByteRange::new(journal.end(), BLOCK).unwrap();
     let zone = Zone {
+        content: None,
         range,
         asks: Asks::Changes,
         fault: Fault::Fails(parallax_block::ErrorKind::Io),
