@@ -211,17 +211,20 @@ impl LoopDevice {
     /// Takes the device off its file if nobody else has it open, and answers whether that was so. Otherwise the
     /// device stays as it was; to make sure of that the driver waits for I/O in flight, so do not call this while
     /// there is any.
-    pub fn clear(self) -> Result<bool> {
-        let device = match self.request_clear()? {
+    ///
+    /// `file` is what [`LoopDevice::backing_file`] says while the device is the caller's: a number that became free is
+    /// taken by the next one who asks, and his device is none of ours.
+    pub fn clear(self, file: &str) -> Result<bool> {
+        let device = match self.request_clear(file)? {
             Some(device) => device,
             None => return Ok(true),
         };
         drop(device);
-        if !self.is_configured() {
+        let device = self.open(false)?;
+        if !self.is_over(file) {
             return Ok(true);
         }
         // Someone has it open, so the driver has only promised to clear it later. Take that back.
-        let device = self.open(false)?;
         match self.read_info(&device) {
             Ok(mut info) => {
                 info.flags &= !AUTOCLEAR;
@@ -249,13 +252,17 @@ impl LoopDevice {
         }
     }
 
-    /// Takes the device off its file now, or when the last one who has it open closes it.
-    pub fn clear_when_closed(self) -> Result<()> {
-        self.request_clear().map(drop)
+    /// Takes the device off this file now, or when the last one who has it open closes it.
+    pub fn clear_when_closed(self, file: &str) -> Result<()> {
+        self.request_clear(file).map(drop)
     }
 
-    fn request_clear(self) -> Result<Option<File>> {
+    fn request_clear(self, file: &str) -> Result<Option<File>> {
         let device = self.open(false)?;
+        // While we have it open nobody else can put it over another file.
+        if !self.is_over(file) {
+            return Ok(None);
+        }
         // SAFETY: LOOP_CLR_FD takes no argument.
         match unsafe { ioctl(&device, NoArg::<LOOP_CLR_FD>::new()) } {
             Ok(()) => Ok(Some(device)),
@@ -297,6 +304,17 @@ impl LoopDevice {
         self.sysfs().join("loop/backing_file").exists()
     }
 
+    /// Path of the file behind it, as sysfs says. Asks nobody's server.
+    pub fn backing_file(self) -> Option<String> {
+        let file = std::fs::read_to_string(self.sysfs().join("loop/backing_file")).ok()?;
+        Some(file.trim_end_matches('\n').to_owned())
+    }
+
+    /// Whether this file is behind it.
+    pub fn is_over(self, file: &str) -> bool {
+        self.backing_file().as_deref() == Some(file)
+    }
+
     /// Bytes that the device offers, as sysfs says.
     pub fn capacity(self) -> Result<u64> {
         let path = self.sysfs().join("size");
@@ -317,8 +335,8 @@ impl LoopDevice {
                 continue;
             };
             let device = Self { number };
-            if let Ok(file) = std::fs::read_to_string(device.sysfs().join("loop/backing_file")) {
-                found.push((device, file.trim_end_matches('\n').to_owned()));
+            if let Some(file) = device.backing_file() {
+                found.push((device, file));
             }
         }
         Ok(found)

@@ -64,6 +64,8 @@ pub struct LoopAttachment {
 pub(super) struct Attached {
     pub(super) shown: LoopAttachment,
     pub(super) device: LoopDevice,
+    /// What the kernel calls the file behind it: the device is ours as long as it is over that.
+    file: String,
     pub(super) served: Arc<Served>,
     /// Limits of the queue before they were ours: they stay with a loop device whatever file is behind it.
     untuned: Vec<Setting>,
@@ -127,9 +129,11 @@ impl Attached {
             label: format!("parallax:{key}"),
             preferred,
         };
+        let file = format!("/{path}");
         let device = hands.call(move |[root, _]| configure(root, &path, &options))??;
         let attached = Self::looked_at(key, device, served, geometry);
-        let mut attached = attached.inspect_err(|_| drop(hands.call(move |_| device.clear_when_closed())))?;
+        let mut attached =
+            attached.inspect_err(|_| drop(hands.call(move |_| device.clear_when_closed(&file))))?;
         attached.tune(hands, "max_sectors_kb", limits.request_bytes_max / 1024)?;
         attached.tune(hands, "nr_requests", limits.queue_depth)?;
         Ok(attached)
@@ -158,7 +162,10 @@ impl Attached {
                 format!("{} offers {} bytes of {}", shown.path.display(), shown.capacity, geometry.capacity),
             ));
         }
-        Ok(Self { shown, device, served, untuned: Vec::new(), note: Note::default(), lost: None })
+        let file = device.backing_file().ok_or_else(|| {
+            Error::new(ErrorKind::Io, format!("{} has lost its file", shown.path.display()))
+        })?;
+        Ok(Self { shown, device, file, served, untuned: Vec::new(), note: Note::default(), lost: None })
     }
 
     /// One that a daemon before us attached and that is in use.
@@ -181,7 +188,10 @@ impl Attached {
         };
         let untuned =
             kept.untuned.into_iter().map(|(name, value)| Setting::of(device, &name, value)).collect();
-        Ok(Self { shown, device, served, untuned, note: kept.note, lost: None })
+        let file = device.backing_file().ok_or_else(|| {
+            Error::new(ErrorKind::Io, format!("{} has lost its file", shown.path.display()))
+        })?;
+        Ok(Self { shown, device, file, served, untuned, note: kept.note, lost: None })
     }
 
     /// What the next daemon has to know.
@@ -247,9 +257,14 @@ impl Attached {
     pub(super) fn clear(&self, hands: &Hands) -> Result<()> {
         let device = self.device;
         for _ in 0..CLEAR_ATTEMPTS_MAX {
+            if !device.is_over(&self.file) {
+                // Somebody has taken it away already, and somebody else may have it by now.
+                return Ok(());
+            }
             // The driver would wait for the I/O of a user whom it cannot leave: then even a refusal would hang.
             let used = self.served.is_busy() || hands.call(move |_| device.is_claimed())??;
-            if !used && hands.call(move |_| device.clear())?? {
+            let file = self.file.clone();
+            if !used && hands.call(move |_| device.clear(&file))?? {
                 let untuned = self.untuned.clone();
                 // Another program may have taken the device by now and set its own limits; either is well.
                 return hands.call(move |_| untuned.iter().for_each(|setting| drop(setting.set())));
@@ -274,8 +289,8 @@ impl Attached {
                 "requests of a loop device were not answered within {DRAIN_MAX:?} and are left behind"
             );
         }
-        let device = self.device;
-        hands.call(move |_| device.clear_when_closed())?
+        let (device, file) = (self.device, self.file.clone());
+        hands.call(move |_| device.clear_when_closed(&file))?
     }
 }
 
@@ -300,6 +315,6 @@ fn configure(root: &OwnedFd, path: &str, options: &LoopOptions) -> Result<LoopDe
             "this kernel's loop driver refuses direct I/O on FUSE, and a second page cache is not acceptable",
         ))
     });
-    direct.inspect_err(|_| drop(device.clear_when_closed()))?;
+    direct.inspect_err(|_| drop(device.clear_when_closed(&format!("/{path}"))))?;
     Ok(device)
 }

@@ -108,9 +108,14 @@ impl Instance {
             .context(|| "writing the name of the loop exports")
     }
 
+    /// What the kernel calls the file of a key.
+    pub(super) fn backing_file(&self, key: &str) -> String {
+        format!("/{}/{key}", self.name)
+    }
+
     /// Loop devices over files of this name, with the key of each.
     pub(super) fn loop_devices(&self) -> Result<Vec<(LoopDevice, String)>> {
-        let prefix = format!("/{}/", self.name);
+        let prefix = self.backing_file("");
         let mut found = LoopDevice::configured()?;
         found.retain_mut(|(_, file)| match file.strip_prefix(&prefix) {
             Some(key) => {
@@ -126,9 +131,10 @@ impl Instance {
     /// kernel clears them when the last holder closes them; they are returned.
     pub(super) fn clear_leftovers(&self) -> Result<Vec<LoopDevice>> {
         let mut held = Vec::new();
-        for (device, _) in self.loop_devices()? {
-            device.clear_when_closed()?;
-            if device.is_configured() {
+        for (device, key) in self.loop_devices()? {
+            let file = self.backing_file(&key);
+            device.clear_when_closed(&file)?;
+            if device.is_over(&file) {
                 tracing::warn!(
                     device = %device.path().display(),
                     "a loop device of an earlier daemon is still in use; its I/O fails until it is unmounted"

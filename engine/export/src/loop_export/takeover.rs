@@ -99,8 +99,8 @@ pub struct Takeover {
     link: Link,
     state: State,
     parked: BTreeMap<ExportKey, Parked>,
-    /// Loop devices that the holder does not know.
-    strays: Vec<LoopDevice>,
+    /// Loop devices that the holder does not know, each with the file behind it.
+    strays: Vec<(LoopDevice, String)>,
     limits: Limits,
     runtime: Arc<dyn Runtime>,
     /// Requests may wait that were read and not answered.
@@ -153,7 +153,7 @@ struct Adopted {
     link: Link,
     state: State,
     parked: BTreeMap<ExportKey, Parked>,
-    strays: Vec<LoopDevice>,
+    strays: Vec<(LoopDevice, String)>,
 }
 
 fn adopt(instance: &mut Instance, deposit: Deposit) -> Result<(Adopted, u32)> {
@@ -173,13 +173,14 @@ fn adopt(instance: &mut Instance, deposit: Deposit) -> Result<(Adopted, u32)> {
     let mut parked = BTreeMap::new();
     let mut strays = Vec::new();
     for (device, name) in instance.loop_devices()? {
+        let file = instance.backing_file(&name);
         let key = ExportKey::new(name).ok();
         match key.and_then(|key| Some((state.exports.get(&key)?, key))) {
             Some((kept, key)) if !parked.contains_key(&key) => {
                 let (read_only, note) = (kept.read_only, kept.note.clone());
                 parked.insert(key.clone(), Parked { key, read_only, note, device });
             }
-            _ => strays.push(device),
+            _ => strays.push((device, file)),
         }
     }
     state.exports.retain(|key, _| parked.contains_key(key));
@@ -274,8 +275,8 @@ impl Takeover {
             self.link.resend()?;
         }
         let serving = self.link.serve(FUSE_THREADS, filesystem(&catalogue, self.runtime, &self.limits))?;
-        for stray in self.strays {
-            if let Err(error) = hands.call(move |_| stray.clear_when_closed())? {
+        for (stray, file) in self.strays {
+            if let Err(error) = hands.call(move |_| stray.clear_when_closed(&file))? {
                 tracing::warn!(%error, device = %stray.path().display(), "a loop device of nobody stays");
             }
         }

@@ -315,3 +315,24 @@ fn shutting_down_does_not_wait_forever_for_a_device_that_hangs() {
         assert!(!user.join().unwrap().status.success(), "an export that was given up still serves");
     });
 }
+
+/// The story: two programs on one machine attached and detached without rest. A loop device that one had just taken off
+/// its file was the first free one for the other, and the first took it away from him, for it still went by the number.
+#[test]
+fn a_loop_device_that_somebody_else_has_by_now_is_left_to_him() {
+    let Some(world) = World::start() else { return };
+    let device = MemoryDevice::new(Shape::of(16 << 20));
+    let attachment = world.exports.attach(key("lost"), device, false).unwrap();
+    let theirs = world.directory.path().join("theirs");
+    File::create(&theirs).unwrap().set_len(1 << 20).unwrap();
+    run("losetup", &["--detach", text(&attachment.path)]);
+    // Another test may be faster; then it is his, and must be left to him all the same.
+    let taken = try_run("losetup", &[text(&attachment.path), text(&theirs)]).status.success();
+    world.exports.detach(&key("lost")).unwrap();
+    if taken {
+        let name = attachment.path.file_name().unwrap().to_str().unwrap();
+        let file = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap();
+        assert_eq!(file.trim(), text(&theirs));
+        run("losetup", &["--detach", text(&attachment.path)]);
+    }
+}
