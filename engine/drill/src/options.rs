@@ -481,11 +481,22 @@ impl Rush {
             // Some leaves each, so that a walk takes long and every checkpoint supersedes several nodes.
             options.volume_sectors = 8192..16384;
         }
+        // Small writes everywhere, and hardly anything but collections beside them.
+        options.request_sectors_max = options.request_sectors_max.min(17);
+        options.lanes =
+            options.plan.lanes.map_or(options.lanes.max(4), |bound| options.lanes.min(bound.max(1)));
+        options.lives = options.lives.min(2);
+        options.ops = options.plan.ops / options.lives as u64 / options.lanes as u64 + 1;
+        options.manager_pause = Duration::from_micros(100);
         let collecting = has(Feature::Collections);
         for (verb, weight) in &mut options.verbs {
-            if *verb == Verb::Collect && collecting {
-                *weight = (*weight).max(20);
-            }
+            *weight = match verb {
+                Verb::Collect if collecting => (*weight).max(20),
+                Verb::CreateEmpty | Verb::Attach => *weight,
+                Verb::Snapshot | Verb::DeleteSnapshot => (*weight).min(4),
+                _ if collecting => 0,
+                _ => *weight,
+            };
         }
     }
 }
