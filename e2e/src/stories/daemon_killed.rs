@@ -27,14 +27,15 @@ const IMAGE: &str = "localhost/parallax-fio:stable";
 
 const KILLS: u32 = 20;
 
-/// Writes and verifies without end; beside it, a ledger tells each number that it has synced.
+/// Writes and verifies without end; beside it, a ledger tells each number that it has synced. The number appears by a
+/// rename: it was once read when it had just been truncated.
 const LOAD: &str = r#"
 fio --name=load --filename=/data/load --size=64m --rw=randwrite --bs=16k --ioengine=libaio --direct=1 --iodepth=8 \
     --fsync=64 --verify=crc32c --verify_backlog=512 --verify_fatal=1 --time_based --runtime=3600 --output=/tmp/load &
 fio=$!
 n=1
 while kill -0 $fio && echo $n >> /data/ledger && sync /data/ledger; do
-  echo $n > /tmp/synced
+  echo $n > /tmp/next && mv /tmp/next /tmp/synced
   n=$((n + 1))
   sleep 0.05
 done
