@@ -159,10 +159,9 @@ impl Drill {
             return (Lie::Flush, zone(Asks::Flushes, Fault::Lost, None, 200));
         }
         let what =
-            *prng.pick(&[kind::NODE, kind::NODE, kind::ROOT, kind::JOURNAL, kind::BITMAP, kind::AREA_LOG]);
+            *prng.pick(&[kind::NODE, kind::NODE, kind::ROOT, kind::JOURNAL, kind::NODE, kind::AREA_LOG]);
         let piece = self.options.extent_bytes;
-        // Beside a bitmap there may be data.
-        let fault = if prng.chance(1, 2) || what == kind::BITMAP {
+        let fault = if prng.chance(1, 2) {
             Fault::Lost
         } else {
             // Within its extent, so that it falls on metadata.
