@@ -30,7 +30,7 @@ const DEVICE_BYTES: u64 = 1 << 30;
 const GROUP_BYTES: u64 = 64 << 20;
 
 /// A task that sleeps this long without interruption is taken for hung.
-const SLEEP_MAX: Duration = Duration::from_secs(10);
+const SLEEP_MAX: Duration = Duration::from_secs(40);
 
 /// Everything that must end after the daemon died must end within this time.
 const BOUND: Duration = Duration::from_secs(20);
