@@ -48,6 +48,8 @@ enum Verb {
     Bench(verbs::bench::Args),
     /// Run the engine inside the simulator, from seeds.
     Drill(verbs::drill::Args),
+    /// Make bad inputs for everything that reads bytes from outside.
+    Fuzz(verbs::fuzz::Args),
     /// Look at every state of the many-host protocol's models.
     Model(verbs::pass_on::Args),
     /// Render manifests/ from the chart.
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Verb::E2e(verb) => verbs::e2e::run(&world, &verb),
         Verb::Bench(args) => verbs::bench::run(&world, &args),
         Verb::Drill(args) => verbs::drill::run(&world, &args),
+        Verb::Fuzz(args) => verbs::fuzz::run(&world, &args),
         Verb::Model(args) => verbs::model::run(&world, &args),
         Verb::Manifests(args) => verbs::manifests::run(&world, &args),
         Verb::Setup(args) => verbs::setup::run(&world, &args),

@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod demo;
 pub(crate) mod drill;
 pub(crate) mod e2e;
+pub(crate) mod fuzz;
 pub(crate) mod manifests;
 pub(crate) mod model;
 pub(crate) mod pass_on;

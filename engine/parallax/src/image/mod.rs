@@ -91,4 +91,6 @@ fn looks(file: &File) -> std::io::Result<Looks> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

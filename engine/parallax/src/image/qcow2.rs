@@ -1,6 +1,8 @@
 //! qcow2 images, by imago. What an image refers to outside itself is refused: a backing file or a data file could
 //! be any file of this machine.
 
+mod header;
+
 use super::Image;
 use crate::failure::Failure;
 use imago::{
@@ -12,6 +14,7 @@ use std::{ops::Range, path::Path};
 pub(super) struct Disk(FormatAccess<File>);
 
 pub(super) fn open(file: std::fs::File) -> std::io::Result<Disk> {
+    header::check(&file)?;
     let storage = File::from_open_file(file, StorageOpenOptions::new())?;
     let image = Qcow2::<File>::builder(storage).write(false).open(DenyImplicitOpenGate::default())?;
     Ok(Disk(FormatAccess::new(image)))

@@ -12,6 +12,8 @@ pub use value::{Size, Span};
 use serde::Deserialize;
 use std::{
     fmt,
+    fs::File,
+    io::Read,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -22,6 +24,9 @@ pub const DEFAULT_PATH: &str = "/etc/parallax/parallaxd.yaml";
 
 /// Where tails are when nothing else is said: memory that outlives the daemon, not the machine's boot.
 pub const DEFAULT_TAILS: &str = "/dev/shm/parallax/tails";
+
+/// A file that is larger is something else.
+const BYTES_MAX: u64 = 1 << 20;
 
 /// Where the daemon listens when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/parallax/parallaxd.sock";
@@ -234,9 +239,14 @@ fn default_shutdown() -> Span {
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_string(&mut text));
+        read.map_err(|error| {
             ConfigError(format!("cannot read the configuration {}: {error}", path.display()))
         })?;
+        if text.len() as u64 > BYTES_MAX {
+            return Err(ConfigError(format!("{} is larger than any configuration can be", path.display())));
+        }
         Self::parse(&text).map_err(|error| ConfigError(format!("{}: {error}", path.display())))
     }
 
@@ -328,7 +338,7 @@ impl Config {
                 ("key", &manager.tls.key),
                 ("client_ca", &manager.tls.client_ca),
             ] {
-                if let Err(error) = std::fs::File::open(path) {
+                if let Err(error) = File::open(path) {
                     return Err(ConfigError(format!(
                         "manager.tls.{key}: cannot read {}: {error}",
                         path.display()

@@ -21,6 +21,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+/// What fits the kernel's address of a Unix socket, with its NUL.
+const SOCKET_BYTES_MAX: usize = 107;
+
 pub(super) async fn serve(
     core: &Core,
     target: Target,
@@ -91,6 +94,12 @@ fn start(core: &Core, opening: &Opening, socket: &Path, read_only: bool) -> bloc
 /// Where to listen: as asked, or under the exports' own directory.
 fn socket_path(core: &Core, target: Target, socket: String) -> block::Result<PathBuf> {
     if !socket.is_empty() {
+        if socket.len() > SOCKET_BYTES_MAX || socket.contains('\0') {
+            return Err(Error::invalid(format!(
+                "a socket's path has at most {SOCKET_BYTES_MAX} bytes and no NUL; this one has {} bytes",
+                socket.len()
+            )));
+        }
         let path = PathBuf::from(socket);
         if !path.is_absolute() {
             return Err(Error::invalid(format!("the socket '{}' must be an absolute path", path.display())));
