@@ -120,7 +120,15 @@ impl Drill {
         let mut copy = image.clone();
         match damage {
             Damage::Flip => {
-                let bit = prng.range(0..BLOCK_SIZE as u64 * 8);
+                // Most of a node is empty: rather where something is.
+                let words: Vec<u64> = (0..BLOCK_SIZE as u64 / 8)
+                    .filter(|at| block.bytes[*at as usize * 8..][..8] != [0; 8])
+                    .collect();
+                let bit = if words.is_empty() || prng.chance(1, 4) {
+                    prng.range(0..BLOCK_SIZE as u64 * 8)
+                } else {
+                    *prng.pick(&words) * 64 + prng.range(0..64)
+                };
                 let byte = block.bytes[(bit / 8) as usize] ^ 1 << (bit % 8);
                 copy.write(block.at + bit / 8, &[byte]);
             }
