@@ -22,7 +22,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct Disk {
     positions: RwLock<BTreeMap<ExtentId, u32>>,
     flushes: Arc<Rounds>,
     unflushed: Arc<Unflushed>,
+    /// A discard has failed.
+    no_discards: AtomicBool,
     /// Why no flush succeeds any more.
     lost: Arc<Mutex<Option<Error>>>,
     /// Told when that happens.
@@ -70,6 +72,7 @@ impl Disk {
             positions: RwLock::default(),
             flushes: Arc::default(),
             unflushed: Arc::default(),
+            no_discards: AtomicBool::new(false),
             lost: Arc::default(),
             when_lost: Arc::default(),
         }
@@ -202,18 +205,27 @@ impl Disk {
             .await
     }
 
-    /// Tells the device that blocks are unused. Failure is no harm: the space is merely not given back.
-    pub(crate) async fn trim(&self, address: BlockAddress, blocks: u32) {
+    /// Tells the device that blocks are unused. Whether they may be used again: a discard that failed may take effect
+    /// later, over what somebody has written there since. After one such, no more are sent until the pool is opened again.
+    pub(crate) async fn trim(&self, address: BlockAddress, blocks: u32) -> bool {
         let geometry = self.device.geometry();
-        if geometry.discard_granularity == 0 {
-            return;
+        if geometry.discard_granularity == 0 || self.no_discards.load(SeqCst) {
+            return true;
         }
         if let Ok(offset) = self.offset(address)
             && let Ok(range) = ByteRange::new(offset, u64::from(blocks) * BLOCK_SIZE as u64)
             && let Err(error) = self.device.discard(range).await
         {
-            tracing::debug!(%address, blocks, %error, "the device did not take a discard");
+            let refused = [ErrorKind::Unsupported, ErrorKind::InvalidArgument, ErrorKind::OutOfSpace];
+            if refused.contains(&error.kind()) {
+                tracing::debug!(%address, blocks, %error, "the device did not take a discard");
+                return true;
+            }
+            tracing::warn!(%address, blocks, %error, "a discard failed: its blocks are put aside, and no more are sent");
+            self.no_discards.store(true, SeqCst);
+            return false;
         }
+        true
     }
 
     /// The node behind `link`: from the cache, or read and verified.

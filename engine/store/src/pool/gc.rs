@@ -143,7 +143,9 @@ impl<'a> Collection<'a> {
             match kind {
                 ExtentKind::Data => {
                     for run in &runs {
-                        core.disk.trim(run.start, run.count).await;
+                        if !core.disk.trim(run.start, run.count).await {
+                            core.space.quarantine(&[*run]);
+                        }
                     }
                     now.freed_data += blocks * BLOCK_SIZE as u64;
                 }

@@ -320,7 +320,9 @@ impl PoolCore {
         // never hits their next owner.
         let held = self.space.hold(runs, since);
         for run in &held {
-            self.disk.trim(run.start, run.count).await;
+            if !self.disk.trim(run.start, run.count).await {
+                self.space.quarantine(&[*run]);
+            }
         }
         self.space.release_held(&held);
     }
