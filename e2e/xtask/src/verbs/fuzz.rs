@@ -36,7 +36,7 @@ struct Room {
     targets: u32,
 }
 
-const ROOMS: [Room; 6] = [
+const ROOMS: [Room; 7] = [
     Room {
         name: "format",
         tests: &["-p", "parallax-format", "--test", "fuzz"],
@@ -71,6 +71,12 @@ const ROOMS: [Room; 6] = [
         name: "images",
         tests: &["-p", "parallax", "--bin", "parallax", "image::fuzz"],
         corpus: "engine/parallax/tests/corpus",
+        targets: 1,
+    },
+    Room {
+        name: "csi",
+        tests: &["-p", "parallax-csi", "--test", "fuzz"],
+        corpus: "csi-driver/tests/corpus",
         targets: 1,
     },
 ];

@@ -1,0 +1,192 @@
+//! Hostile CSI requests: `tests/corpus/` keeps them, with what must come of each.
+//!
+//! The driver's services listen on a real socket and ask the test daemon. `ID` in an input stands for the id of the
+//! volume `data`, which is another on every run. No call may answer INTERNAL or UNKNOWN, and the driver goes on.
+
+mod support;
+
+use parallax_api::v1::{self, volume_ref::By};
+use parallax_csi::{
+    controller::ControllerService,
+    identity::{DependsOn, IdentityService},
+    ids::KubeletDir,
+    node::NodeService,
+    proto::csi::{
+        controller_server::ControllerServer, group_controller_server::GroupControllerServer,
+        identity_server::IdentityServer, node_server::NodeServer,
+        snapshot_metadata_server::SnapshotMetadataServer,
+    },
+    server::Shell,
+};
+use parallax_fuzz::{Bound, Input, Outcome, Seed, Target, explore, grpc, replay};
+use std::{path::PathBuf, sync::Mutex, time::Duration};
+use support::Daemon;
+use tempfile::TempDir;
+use tokio::{net::UnixListener, runtime::Runtime};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::{Channel, Server};
+
+/// As long as an id.
+const ID: &str = "11111111-2222-3333-4444-555555555555";
+const DEADLINE: Duration = Duration::from_secs(30);
+/// gRPC takes messages of at most 4 MiB; client and server are both in this process.
+const BOUND: Bound = Bound { memory: 96 << 20, time: Duration::from_secs(60) };
+/// Access by one node for writing, as a filesystem.
+const EXT4: &str = "( 2=( 1=\"ext4\" ) 3=( 1=v:1 ) )";
+
+struct Bed {
+    runtime: Runtime,
+    channel: Channel,
+    daemon: Daemon,
+    id: Mutex<String>,
+    kubelet: PathBuf,
+    _folder: TempDir,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let kubelet = folder.path().join("kubelet");
+        std::fs::create_dir(&kubelet).unwrap();
+        let (daemon, channel) = runtime.block_on(async {
+            let daemon = Daemon::start(folder.path()).await;
+            let client = daemon.client();
+            let controller = ControllerService::new(client.clone(), Shell::default());
+            let node =
+                NodeService::new(client.clone(), KubeletDir::open(&kubelet).unwrap(), Shell::default());
+            let socket = folder.path().join("csi.sock");
+            let listener = UnixListener::bind(&socket).unwrap();
+            let router = Server::builder()
+                .add_service(IdentityServer::new(IdentityService::new(DependsOn::Manager(client))))
+                .add_service(ControllerServer::new(controller.clone()))
+                .add_service(GroupControllerServer::new(controller.clone()))
+                .add_service(SnapshotMetadataServer::new(controller))
+                .add_service(NodeServer::new(node));
+            tokio::spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));
+            (daemon, grpc::connect(&socket).await.unwrap())
+        });
+        let bed = Self { runtime, channel, daemon, id: Mutex::default(), kubelet, _folder: folder };
+        bed.runtime.block_on(bed.begin_anew());
+        bed
+    }
+
+    /// One volume, one snapshot of it, nothing else.
+    async fn begin_anew(&self) {
+        let client = self.daemon.client();
+        let mut manager = client.manager();
+        let all = v1::ListSnapshotsRequest::default();
+        for snapshot in manager.list_snapshots(client.request(all)).await.unwrap().into_inner().snapshots {
+            let request = v1::DeleteSnapshotRequest { id: snapshot.id };
+            manager.delete_snapshot(client.request(request)).await.unwrap();
+        }
+        let all = v1::ListVolumesRequest::default();
+        for volume in manager.list_volumes(client.request(all)).await.unwrap().into_inner().volumes {
+            let by = || Some(v1::VolumeRef { by: Some(By::Id(volume.id.clone())) });
+            let request = v1::UnpublishVolumeRequest { volume: by(), node: String::new() };
+            manager.unpublish_volume(client.request(request)).await.unwrap();
+            manager.delete_volume(client.request(v1::DeleteVolumeRequest { volume: by() })).await.unwrap();
+        }
+        let request =
+            v1::CreateVolumeRequest { name: "data".into(), size_bytes: 4 << 20, ..Default::default() };
+        let volume = manager.create_volume(client.request(request)).await.unwrap().into_inner();
+        let by = v1::VolumeRef { by: Some(By::Id(volume.id.clone())) };
+        let request =
+            v1::CreateSnapshotsRequest { volumes: vec![by], label: "first".into(), name: "kept".into() };
+        manager.create_snapshots(client.request(request)).await.unwrap();
+        *self.id.lock().unwrap() = volume.id;
+    }
+
+    fn called(&self, bytes: &[u8]) -> Outcome {
+        let id = self.id.lock().unwrap().clone();
+        let bytes = replaced(bytes, ID.as_bytes(), id.as_bytes());
+        let call = |bytes: &[u8]| {
+            grpc::outcome(self.runtime.block_on(grpc::call(self.channel.clone(), bytes, DEADLINE)))
+        };
+        let outcome = call(&bytes);
+        if outcome == Outcome::Accepted {
+            self.runtime.block_on(self.begin_anew());
+        }
+        assert_eq!(call(b"/csi.v1.Identity/Probe\n"), Outcome::Accepted, "the driver goes on");
+        match outcome {
+            Outcome::Accepted => outcome,
+            Outcome::Refused(words) => {
+                let kubelet = self.kubelet.display().to_string();
+                Outcome::Refused(words.replace(&id, "ID").replace(&kubelet, "KUBELET"))
+            }
+        }
+    }
+}
+
+/// Other bytes of the same length instead of each `from`.
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for at in 0..bytes.len().saturating_sub(from.len() - 1) {
+        if bytes[at..].starts_with(from) {
+            bytes[at..at + from.len()].copy_from_slice(to);
+        }
+    }
+    bytes
+}
+
+/// A valid call; edits change its message.
+fn seed(name: &'static str, method: &str, message: &str) -> Seed {
+    let line = format!("/csi.v1.{method}\n");
+    let message = message.replace("ID", ID).replace("EXT4", EXT4);
+    let message = Input::parse(&message).unwrap().apply(&[]).unwrap();
+    let bytes = [line.as_bytes(), &message].concat();
+    let message = line.len()..bytes.len() + 1;
+    Seed::within(name, bytes, message)
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/corpus")
+}
+
+#[test]
+fn controller() {
+    let bed = Bed::new();
+    let target = Target {
+        name: "controller",
+        folder: folder(),
+        seeds: vec![
+            seed("create", "Controller/CreateVolume", "1=\"new\" 2=( 1=v:8388608 2=v:16777216 ) 3=EXT4"),
+            seed("clone", "Controller/CreateVolume", "1=\"new\" 3=EXT4 6=( 2=( 1=\"ID\" ) )"),
+            seed("delete", "Controller/DeleteVolume", "1=\"gone\""),
+            seed("publish", "Controller/ControllerPublishVolume", "1=\"ID\" 2=\"node-1\" 3=EXT4"),
+            seed("unpublish", "Controller/ControllerUnpublishVolume", "1=\"ID\" 2=\"node-1\""),
+            seed("validate", "Controller/ValidateVolumeCapabilities", "1=\"ID\" 3=EXT4"),
+            seed("list", "Controller/ListVolumes", "1=v:10"),
+            seed("get", "Controller/ControllerGetVolume", "1=\"ID\""),
+            seed("capacity", "Controller/GetCapacity", "1=EXT4"),
+            seed("snapshot", "Controller/CreateSnapshot", "1=\"ID\" 2=\"snap\""),
+            seed("delete-snapshot", "Controller/DeleteSnapshot", "1=\"ID@9\""),
+            seed("list-snapshots", "Controller/ListSnapshots", "1=v:5 3=\"ID\""),
+            seed("expand", "Controller/ControllerExpandVolume", "1=\"ID\" 2=( 1=v:8388608 ) 4=EXT4"),
+            seed("group", "GroupController/CreateVolumeGroupSnapshot", "1=\"group\" 2=\"ID\""),
+        ],
+        seal: None,
+        moves: true,
+        bound: BOUND,
+        cases: 150,
+        run: Box::new(|bytes| bed.called(bytes)),
+    };
+    replay(&target);
+    explore(&target);
+}
+
+/// What would mount if it were accepted is not mutated.
+#[test]
+fn node() {
+    let bed = Bed::new();
+    replay(&Target {
+        name: "node",
+        folder: folder(),
+        seeds: vec![seed("info", "Node/NodeGetInfo", "")],
+        seal: None,
+        moves: true,
+        bound: BOUND,
+        cases: 0,
+        run: Box::new(|bytes| bed.called(bytes)),
+    });
+}
