@@ -21,6 +21,7 @@ mod check;
 mod damage;
 mod detached;
 mod disk;
+mod findings;
 mod generation;
 mod handles;
 mod locks;

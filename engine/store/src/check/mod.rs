@@ -29,6 +29,7 @@ pub use repair::{Repaired, repair};
 use crate::{
     Finding, NoRuntime, Severity,
     disk::Disk,
+    findings::{Findings, finding},
     pool::read_superblock,
     registry::{Area, Known},
     vdi::replay,
@@ -52,9 +53,6 @@ use std::{
     sync::Arc,
 };
 use tree::Walk;
-
-/// Findings that are listed; more are counted.
-const FINDINGS_MAX: usize = 1000;
 
 const REACHED: u8 = 1;
 const WRITABLE: u8 = 2;
@@ -85,8 +83,7 @@ pub(crate) struct Check<'a> {
     own: BTreeSet<BlockAddress>,
     /// Snapshots met in the table that is walked.
     records: u64,
-    findings: Vec<Finding>,
-    left_out: u64,
+    findings: Findings,
 }
 
 impl<'a> Check<'a> {
@@ -99,13 +96,12 @@ impl<'a> Check<'a> {
             extents: BTreeMap::new(),
             own: BTreeSet::new(),
             records: 0,
-            findings: Vec::new(),
-            left_out: 0,
+            findings: Findings::default(),
         }
     }
 
     async fn run(&mut self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<()> {
-        self.superblocks().await?;
+        self.superblocks().await;
         let (header, known) = match Area::find(self.disk).await {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -114,7 +110,7 @@ impl<'a> Check<'a> {
             }
             Err(error) => return Err(error),
         };
-        self.host_groups(&header).await?;
+        self.host_groups(&header).await;
         self.catalogue(&known).await?;
         let total = known.vdis.len() as u64;
         for (done, record) in known.vdis.values().enumerate() {
@@ -129,24 +125,14 @@ impl<'a> Check<'a> {
 
     /// What was found, and how much more there was than is listed.
     pub(crate) fn findings(&self) -> Vec<Finding> {
-        let mut findings = self.findings.clone();
-        if self.left_out > 0 {
-            let detail = format!("{} findings more are not listed", self.left_out);
-            findings.push(Finding { severity: Severity::Damage, kind: "more", detail, volumes: Vec::new() });
-        }
-        findings
+        self.findings.told()
     }
 
     fn find(&mut self, severity: Severity, kind: &'static str, detail: String, volumes: &[&str]) {
-        if self.findings.len() < FINDINGS_MAX {
-            let volumes = volumes.iter().map(|name| (*name).to_owned()).collect();
-            self.findings.push(Finding { severity, kind, detail, volumes });
-        } else {
-            self.left_out += 1;
-        }
+        self.findings.add(finding(severity, kind, detail, volumes));
     }
 
-    pub(crate) async fn superblocks(&mut self) -> Result<()> {
+    pub(crate) async fn superblocks(&mut self) {
         let last = self.superblock.devices[0].blocks - 1;
         for at in [0, last] {
             let copy = self.disk.read_physical(at).await.and_then(|bytes| Superblock::decode(&bytes, at));
@@ -164,11 +150,10 @@ impl<'a> Check<'a> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Slots verify or were never used; the group of the manager holds the header of its area twice.
-    pub(crate) async fn host_groups(&mut self, newest: &AreaHeader) -> Result<()> {
+    pub(crate) async fn host_groups(&mut self, newest: &AreaHeader) {
         let mut copies = 0;
         for slot in 0..self.superblock.host_slots {
             let at = self.superblock.host_group(slot) + host::SLOT;
@@ -195,7 +180,6 @@ impl<'a> Check<'a> {
             let detail = format!("the registry's area {:?} has one header", newest.id);
             self.find(Severity::Leak, "area-header-copy", detail, &[]);
         }
-        Ok(())
     }
 
     async fn vdi(&mut self, record: &VdiRecord) -> Result<()> {
@@ -242,10 +226,10 @@ impl<'a> Check<'a> {
             }
         }
         let walk = Walk { size: slot.size, strict: newest, gone: &overlay.gone };
-        let before = self.findings.len();
+        let before = self.findings.listed().len();
         self.records = 0;
         self.tree(slot.table, TABLE_LEVEL, walk, name).await?;
-        if newest && self.findings.len() == before && self.records != slot.snapshots {
+        if newest && self.findings.listed().len() == before && self.records != slot.snapshots {
             let detail =
                 format!("the table has {} snapshots, the root slot says {}", self.records, slot.snapshots);
             self.find(Severity::Damage, "snapshot-table", detail, &[name]);

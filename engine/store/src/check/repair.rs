@@ -126,7 +126,7 @@ impl Check<'_> {
 
     async fn mend_bitmaps(&mut self, mended: &mut Vec<String>) -> Result<()> {
         let blocks = self.superblock.extent_blocks;
-        if self.findings.iter().any(|finding| finding.kind == "extent-overlap") {
+        if self.findings.listed().iter().any(|finding| finding.kind == "extent-overlap") {
             // Nobody can tell whose bitmaps lie there.
             return Ok(());
         }

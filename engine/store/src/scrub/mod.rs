@@ -13,7 +13,8 @@
 //! Invariants:
 //! * A volume that changes meanwhile is no damage: a node counts as damaged only while a hold kept nodes from being
 //!   used again, a block as unreadable only if it is still allocated after it was read.
-//! * Bounded: of bad blocks [`BAD_MAX`] are looked into, [`FINDINGS_MAX`] findings are listed, the rest is counted.
+//! * Bounded: of bad blocks [`BAD_MAX`] are looked into, findings are listed as far as [`Findings`] goes, the
+//!   rest is counted.
 
 mod pace;
 mod surface;
@@ -22,16 +23,20 @@ mod users;
 
 pub(crate) use pace::Pace;
 
-use crate::{Finding, Pool, Severity, VdiId, check::Check, pool::PoolCore, registry::Area, space::BlockSet};
+use crate::{
+    Finding, Pool, Severity, VdiId,
+    check::Check,
+    findings::{Findings, finding},
+    pool::PoolCore,
+    registry::Area,
+    space::BlockSet,
+};
 use parallax_block::{Error, ErrorKind, Result};
 use parallax_format::BlockAddress;
 use std::{collections::BTreeMap, num::NonZeroU64, ops::ControlFlow, sync::Arc};
 
 /// Bad blocks whose users are looked for.
 const BAD_MAX: usize = 4096;
-
-/// Findings that are listed; more are counted.
-const FINDINGS_MAX: usize = 1000;
 
 /// How to scrub.
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,9 +98,8 @@ impl Pool {
             pace: Pace::new(self.core.disk.runtime.clone(), options.bytes_per_second),
             now: ScrubProgress::default(),
             progress,
-            findings: Vec::new(),
+            findings: Findings::default(),
             bad: BTreeMap::new(),
-            left_out: 0,
         };
         scrub.pool().await?;
         scrub.trees().await?;
@@ -119,10 +123,9 @@ struct Scrub<'a> {
     pace: Pace,
     now: ScrubProgress,
     progress: &'a (dyn Fn(ScrubProgress) -> ControlFlow<()> + Send + Sync),
-    findings: Vec<Finding>,
+    findings: Findings,
     /// Blocks that cannot be read or do not verify, and why.
     bad: BTreeMap<BlockAddress, Bad>,
-    left_out: u64,
 }
 
 /// What is wrong with a block.
@@ -137,11 +140,11 @@ impl Scrub<'_> {
         self.step("pool", 0, 1)?;
         let disk = &self.core.disk;
         let mut check = Check::new(disk);
-        check.superblocks().await?;
+        check.superblocks().await;
         {
             let _still = self.core.hold_registry().await;
             match Area::find(disk).await {
-                Ok((header, _)) => check.host_groups(&header).await?,
+                Ok((header, _)) => check.host_groups(&header).await,
                 Err(error) => self.find(Severity::Damage, "registry", error.to_string(), &[]),
             }
         }
@@ -155,16 +158,7 @@ impl Scrub<'_> {
         self.now.phase = "done";
         // Nobody is asked any more whether to go on.
         let _ = (self.progress)(self.now);
-        if self.left_out > 0 {
-            let detail = format!("{} findings more are not listed", self.left_out);
-            self.findings.push(Finding {
-                severity: Severity::Damage,
-                kind: "more",
-                detail,
-                volumes: Vec::new(),
-            });
-        }
-        ScrubReport { findings: self.findings, bytes: self.now.bytes, nodes: self.now.nodes }
+        ScrubReport { findings: self.findings.told(), bytes: self.now.bytes, nodes: self.now.nodes }
     }
 
     fn step(&mut self, phase: &'static str, done: u64, total: u64) -> Result<()> {
@@ -173,17 +167,12 @@ impl Scrub<'_> {
     }
 
     fn find(&mut self, severity: Severity, kind: &'static str, detail: String, volumes: &[&str]) {
-        let volumes = volumes.iter().map(|name| (*name).to_owned()).collect();
-        self.add(Finding { severity, kind, detail, volumes });
+        self.add(finding(severity, kind, detail, volumes));
     }
 
     fn add(&mut self, finding: Finding) {
         tracing::error!(kind = finding.kind, volumes = ?finding.volumes, "scrub: {}", finding.detail);
-        if self.findings.len() < FINDINGS_MAX {
-            self.findings.push(finding);
-        } else {
-            self.left_out += 1;
-        }
+        self.findings.add(finding);
     }
 
     /// Notes a bad block; its users are looked for in the end.
@@ -193,7 +182,7 @@ impl Scrub<'_> {
                 self.now.bad += 1;
             }
         } else if !self.bad.contains_key(&address) {
-            self.left_out += 1;
+            self.findings.leave_out();
         }
     }
 
