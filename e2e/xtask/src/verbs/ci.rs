@@ -54,8 +54,11 @@ impl Count {
 struct Stage {
     name: &'static str,
     cluster: bool,
-    run: fn(&World) -> Result<Count>,
+    run: fn(&World, &mut Failures) -> Result<Count>,
 }
+
+/// What is told again below the table, where nobody has to look for it.
+type Failures = Vec<String>;
 
 const STAGES: &[Stage] = &[
     Stage { name: "format", cluster: false, run: format },
@@ -73,6 +76,7 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     let begun = Instant::now();
     build::install(PACKAGES)?;
     let mut rows = Vec::new();
+    let mut failures = Failures::new();
     for stage in STAGES {
         if args.only.as_ref().is_some_and(|only| !stage.name.contains(only.as_str())) {
             continue;
@@ -82,13 +86,17 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
         }
         println!("\n{}", say::bold(stage.name));
         let begun = Instant::now();
-        let outcome = (stage.run)(world);
+        let outcome = (stage.run)(world, &mut failures);
         if let Err(error) = &outcome {
             say::failure(error);
+            failures.push(format!("{}: {error:#}", stage.name));
         }
         rows.push((stage.name, outcome, begun.elapsed()));
     }
     let total = report(&rows, begun.elapsed());
+    for failure in &failures {
+        println!("{} {failure}\n", say::bad("failed:"));
+    }
     println!("{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
         bail!(
@@ -132,12 +140,12 @@ fn cargo(world: &World, arguments: &[&str]) -> std::process::Command {
     command
 }
 
-fn format(world: &World) -> Result<Count> {
+fn format(world: &World, _: &mut Failures) -> Result<Count> {
     process::shown(&mut cargo(world, &["fmt", "--all", "--check"]), BUILD)?;
     Ok(Count::ONE)
 }
 
-fn clippy(world: &World) -> Result<Count> {
+fn clippy(world: &World, _: &mut Failures) -> Result<Count> {
     let arguments = ["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
     process::shown(&mut cargo(world, &arguments), BUILD)?;
     Ok(Count::ONE)
@@ -146,7 +154,7 @@ fn clippy(world: &World) -> Result<Count> {
 /// Version of cargo-deny, pinned: its configuration changes between versions.
 const DENY_VERSION: &str = "0.20.2";
 
-fn deny(world: &World) -> Result<Count> {
+fn deny(world: &World, _: &mut Failures) -> Result<Count> {
     let root = world.cache.join(format!("cargo-deny-{DENY_VERSION}"));
     let program = root.join("bin/cargo-deny");
     if !program.exists() {
@@ -166,7 +174,7 @@ fn deny(world: &World) -> Result<Count> {
     Ok(Count::ONE)
 }
 
-fn tests(world: &World) -> Result<Count> {
+fn tests(world: &World, failures: &mut Failures) -> Result<Count> {
     // One of the driver's own tests runs the conformance test; it wants to know where that is.
     CSI_SANITY.ensure(world)?;
     let mut command = cargo(world, &["test", "--workspace", "--locked", "--no-fail-fast"]);
@@ -177,14 +185,13 @@ fn tests(world: &World) -> Result<Count> {
     let text = std::fs::read_to_string(&log).context("reading the log of the unit tests")?;
     let mut count = sums(&text);
     println!("{} passed, {} failed; log {}", count.passed, count.failed, log.display());
-    for line in text.lines().filter(|line| line.starts_with("test ") && line.ends_with("FAILED")) {
-        println!("  {}", say::bad(line));
-    }
+    failures.extend(told_by(&text));
     if let Err(error) = outcome
         && count.failed == 0
     {
         // Something did not even compile.
         say::failure(&error);
+        failures.push(format!("unit tests: {error:#}"));
         count.failed = 1;
     }
     Ok(count)
@@ -219,15 +226,14 @@ const REFUSED: &[(&str, &str)] = &[
     ("metrics.podMonitor.enabled=true", "metrics.enabled"),
 ];
 
-fn chart(world: &World) -> Result<Count> {
+fn chart(world: &World, failures: &mut Failures) -> Result<Count> {
     HELM.ensure(world)?;
     let chart = world.repo.join("charts/parallax");
     let mut count = Count::default();
     let mut check = |what: &str, outcome: Result<()>| match outcome {
         Ok(()) => count.passed += 1,
         Err(error) => {
-            println!("{} {what}", say::bad("failed:"));
-            say::failure(&error);
+            failures.push(format!("{what}: {error:#}"));
             count.failed += 1;
         }
     };
@@ -254,6 +260,25 @@ fn chart(world: &World) -> Result<Count> {
     Ok(count)
 }
 
+/// What each test that failed has printed, its last lines at least.
+fn told_by(text: &str) -> Failures {
+    const LINES_MAX: usize = 40;
+    let mut told = Failures::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) else {
+            continue;
+        };
+        let mut said = Vec::new();
+        while let Some(line) = lines.next_if(|line| !line.starts_with("---- ") && *line != "failures:") {
+            said.push(line);
+        }
+        let last = said.split_off(said.len().saturating_sub(LINES_MAX));
+        told.push(format!("{name}\n{}", last.join("\n").trim_end()));
+    }
+    told
+}
+
 /// What the drill does in continuous integration: about six minutes on two cores that have nothing else to do.
 const DRILLS: [(&str, &[&str]); 3] = [
     ("seeds", &["--seeds", "2000", "--ops", "600", "--threads", "2", "--shrink"]),
@@ -262,7 +287,7 @@ const DRILLS: [(&str, &[&str]); 3] = [
     ("mutants", &["mutants", "--threads", "2", "--except", "GcReusesNodes"]),
 ];
 
-fn drill(world: &World) -> Result<Count> {
+fn drill(world: &World, failures: &mut Failures) -> Result<Count> {
     let mut count = Count::default();
     for (what, arguments) in DRILLS {
         let mut command = cargo(world, &["run", "--quiet", "--locked", "-p", "parallax-drill"]);
@@ -270,8 +295,8 @@ fn drill(world: &World) -> Result<Count> {
         match process::shown(&mut command, BUILD) {
             Ok(()) => count.passed += 1,
             Err(error) => {
-                println!("{} the drill's {what}", say::bad("failed:"));
                 say::failure(&error);
+                failures.push(format!("the drill's {what}: {error:#}"));
                 count.failed += 1;
             }
         }
@@ -280,7 +305,7 @@ fn drill(world: &World) -> Result<Count> {
 }
 
 /// Power cuts under real filesystems, and bugs that they must find: about two minutes on two idle cores.
-fn filesystems(world: &World) -> Result<Count> {
+fn filesystems(world: &World, failures: &mut Failures) -> Result<Count> {
     let mut count = Count::default();
     if !rustix::process::geteuid().is_root() {
         say::note("left out: block devices and mounts need root");
@@ -291,6 +316,7 @@ fn filesystems(world: &World) -> Result<Count> {
             Ok(()) => count.passed += 1,
             Err(error) => {
                 say::failure(&error);
+                failures.push(format!("power cuts under filesystems: {error:#}"));
                 count.failed += 1;
             }
         }
@@ -298,12 +324,12 @@ fn filesystems(world: &World) -> Result<Count> {
     Ok(count)
 }
 
-fn sanity(world: &World) -> Result<Count> {
+fn sanity(world: &World, _: &mut Failures) -> Result<Count> {
     sanity::run(world, &sanity::Args { profile: Profile::Dev, focus: None })
 }
 
 /// One story, on a cluster that is started for it. A cluster that ran before is kept.
-fn story(world: &World) -> Result<Count> {
+fn story(world: &World, _: &mut Failures) -> Result<Count> {
     let ran_before = status::init(&Layout::of(world)).is_some();
     let outcome = stories::ready(world, Profile::Dev)
         .and_then(|kube| Ok(runner::tell(&kube, &runner::select(&["smoke".into()])?)));
@@ -327,6 +353,13 @@ mod tests {
             noise 7 passed\n\
             test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
         assert_eq!(sums(text), Count { passed: 5, failed: 1 });
+    }
+
+    #[test]
+    fn what_a_failed_test_has_said_is_told_again() {
+        let text = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\n\nthread panicked\nno\n\n---- b stdout ----\nb says\n\n\
+            failures:\n    a\n    b\n\ntest result: FAILED. 2 passed; 2 failed;\n";
+        assert_eq!(told_by(text), ["a\n\nthread panicked\nno", "b\nb says"]);
     }
 
     #[test]
