@@ -58,6 +58,13 @@ pub struct InitialRoot {
     pub depth: u8,
 }
 
+impl InitialRoot {
+    /// The tree; an empty one has a level, too.
+    pub fn tree(self) -> TreeRoot {
+        TreeRoot { link: self.root, depth: self.depth.max(1) }
+    }
+}
+
 /// See `FilesystemState` of the store; the numbers are on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the documentation")]

@@ -90,6 +90,7 @@ impl JournalWriter {
             if self.index == SEGMENT_BLOCKS { (self.current + 1, 0) } else { (self.current, self.index) };
         Ok(ReplayPosition {
             segment: self.address(segment_number)?,
+            next_segment: self.address(segment_number + 1)?,
             segment_number,
             index,
             group: self.group,
