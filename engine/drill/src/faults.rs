@@ -158,8 +158,15 @@ impl Drill {
         if prng.chance(1, 3) {
             return (Lie::Flush, zone(Asks::Flushes, Fault::Lost, None, 200));
         }
-        let what =
-            *prng.pick(&[kind::NODE, kind::NODE, kind::ROOT, kind::JOURNAL, kind::NODE, kind::AREA_LOG]);
+        let what = *prng.pick(&[
+            kind::NODE,
+            kind::NODE,
+            kind::ROOT,
+            kind::JOURNAL,
+            kind::NODE,
+            kind::AREA_LOG,
+            kind::BITMAP,
+        ]);
         let piece = self.options.extent_bytes;
         let fault = if prng.chance(1, 2) {
             Fault::Lost

@@ -320,9 +320,7 @@ fn counts(block: &Block, same: &[&Block], image: &Image) -> bool {
             // Groups are numbered on from epoch to epoch.
             let newest = of_vdi.map(|header| (header.epoch, header.group)).max();
             newest.is_some_and(|(epoch, group)| {
-                // Where replay begins at the last block of a segment, that block alone names the next one.
-                let is_last = u32::from(mine.index) + 1 == journal::SEGMENT_BLOCKS;
-                epoch == mine.epoch && mine.group < group && group < mine.group + 6 && !is_last
+                epoch == mine.epoch && mine.group < group && group < mine.group + 6
             })
         }
         _ => true,

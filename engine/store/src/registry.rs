@@ -84,13 +84,13 @@ impl Known {
     }
 
     /// Positions of the device that no extent uses, in order.
-    pub(crate) fn free_positions(&self, extents: u32) -> impl Iterator<Item = u32> {
+    fn free_positions(&self, extents: u32) -> impl Iterator<Item = u32> {
         let used: BTreeSet<u32> = self.extents.values().map(|extent| extent.position).collect();
         (0..extents).filter(move |position| !used.contains(position))
     }
 
     /// The lowest logical number that no extent uses.
-    pub(crate) fn free_number(&self) -> Option<ExtentId> {
+    fn free_number(&self) -> Option<ExtentId> {
         let mut number = 1;
         for used in self.extents.keys() {
             if used.get() != number {
@@ -99,6 +99,25 @@ impl Known {
             number += 1;
         }
         ExtentId::new(number)
+    }
+
+    /// The record of one more extent, born after all others; `None` if the pool has none left.
+    pub(crate) fn another_extent(&self, extents: u32, kind: ExtentKind, owner: u64) -> Option<ExtentRecord> {
+        let position = self.free_positions(extents).next()?;
+        let extent = self.free_number()?;
+        Some(ExtentRecord { extent, kind, device: 0, position, owner, birth: self.birth + 1 })
+    }
+
+    fn pack(&self) -> Result<Vec<Vec<u8>>> {
+        let mut packer = Packer::default();
+        self.records().try_for_each(|record| packer.push(&record))?;
+        Ok(packer.finish())
+    }
+
+    /// Blocks of system extents: what areas may take.
+    fn system_blocks(&self, disk: &Disk) -> u32 {
+        let system = self.extents.values().filter(|extent| extent.kind == ExtentKind::System).count() as u32;
+        system.saturating_mul(disk.superblock.extent_blocks)
     }
 }
 
@@ -156,34 +175,24 @@ impl Area {
         known: &mut Known,
     ) -> Result<Self> {
         let (bodies, runs) = loop {
-            let mut packer = Packer::default();
-            for record in known.records() {
-                packer.push(&record)?;
-            }
-            let bodies = packer.finish();
+            let bodies = known.pack()?;
             let base = bodies.len() as u32;
+            let least = base + LOG_MIN;
+            // The other half is the next area's.
+            let most = least.max(known.system_blocks(disk) / 2);
             let want = base + LOG_MIN.max(base).max(disk.superblock.extent_blocks.min(1024) / 4);
-            if let Some(runs) = allocate(disk, known, old, want, base + LOG_MIN) {
+            if let Some(runs) = allocate(disk, known, old, want.min(most), least) {
                 break (bodies, runs);
             }
             // One more system extent; it is part of what is compacted.
-            let position = known.free_positions(disk.superblock.extents).next();
-            let (Some(position), Some(extent)) = (position, known.free_number()) else {
+            let Some(extent) = known.another_extent(disk.superblock.extents, ExtentKind::System, 0) else {
                 return Err(Error::new(
                     ErrorKind::OutOfSpace,
                     "the registry needs another extent and the pool has none left; delete volumes or enlarge the pool",
                 ));
             };
-            known.birth += 1;
-            let birth = known.birth;
-            known.apply(&Record::Extent(ExtentRecord {
-                extent,
-                kind: ExtentKind::System,
-                device: 0,
-                position,
-                owner: 0,
-                birth,
-            }));
+            known.birth = extent.birth;
+            known.apply(&Record::Extent(extent));
         };
         let mut header = AreaHeader { id, base_blocks: bodies.len() as u32, base_crc: 0, runs };
         for (index, body) in bodies.iter().enumerate() {
@@ -202,6 +211,20 @@ impl Area {
         }
         let (next, predecessor) = (header.base_blocks, header.base_crc);
         Ok(Self { header, next, predecessor, group, failed: None })
+    }
+
+    /// Whether every compaction to come finds room when `records` are known, too: half of the system extents hold all of
+    /// it, half as much again (what is known of a volume grows as it is used), and a log.
+    pub(crate) fn has_room(&self, disk: &Disk, known: &Known, records: &[Record]) -> Result<bool> {
+        let half = known.system_blocks(disk) / 2;
+        let fits = |base: u32| base + base / 2 + LOG_MIN <= half;
+        // What the area has, each block of its log counted as a whole one, is more than it says.
+        if fits(self.next + records.len() as u32) {
+            return Ok(true);
+        }
+        let mut next = known.clone();
+        records.iter().for_each(|record| next.apply(record));
+        Ok(fits(next.pack()?.len() as u32))
     }
 
     /// Makes records durable and applies them. All of them are in one block, or in several that are written in
@@ -398,12 +421,6 @@ mod tests {
         }
     }
 
-    fn extent(known: &Known, kind: ExtentKind) -> ExtentRecord {
-        let position = known.free_positions(63).next().unwrap();
-        let extent = known.free_number().unwrap();
-        ExtentRecord { extent, kind, device: 0, position, owner: 1, birth: known.birth + 1 }
-    }
-
     /// An extent was claimed at the moment at which the log was full. The compaction took the same extent for the
     /// registry, which then lay where data was about to be written.
     #[test]
@@ -411,7 +428,7 @@ mod tests {
         with_disk(|disk| async move {
             let (mut area, mut known) = large(&disk).await;
             fill(&mut area, &disk, &mut known, 0).await;
-            let claimed = extent(&known, ExtentKind::Data);
+            let claimed = known.another_extent(63, ExtentKind::Data, 1).unwrap();
             area.commit(&disk, &mut known, &[Record::Extent(claimed)]).await.unwrap();
             assert_eq!(known.extents.get(&claimed.extent), Some(&claimed));
             let positions: BTreeSet<u32> = known.extents.values().map(|extent| extent.position).collect();
@@ -459,8 +476,7 @@ mod tests {
     fn what_gives_extents_back_can_be_recorded_in_a_full_pool() {
         with_disk(|disk| async move {
             let (mut area, mut known) = large(&disk).await;
-            while known.free_positions(63).next().is_some() {
-                let full = extent(&known, ExtentKind::Data);
+            while let Some(full) = known.another_extent(63, ExtentKind::Data, 1) {
                 known.apply(&Record::Extent(full));
             }
             fill(&mut area, &disk, &mut known, 0).await;

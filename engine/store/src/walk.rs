@@ -80,7 +80,7 @@ pub(crate) trait Visit: Send {
         true
     }
     /// A node could not be read or does not verify. An error ends the walk.
-    fn damaged(&mut self, _link: Entry, _place: Place, error: parallax_block::Error) -> Result<()> {
+    fn damaged(&mut self, _link: Entry, error: parallax_block::Error) -> Result<()> {
         Err(error)
     }
     /// A root and everything below has been visited.
@@ -125,7 +125,7 @@ pub(crate) async fn walk(
             for ((link, place), node) in batch.iter().zip(join_all(reads).await) {
                 match node.and_then(|node| below(&node, *place, &mut stack, visit)) {
                     Ok(()) => {}
-                    Err(error) => visit.damaged(*link, *place, error)?,
+                    Err(error) => visit.damaged(*link, error)?,
                 }
             }
         }

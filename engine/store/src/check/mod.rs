@@ -45,7 +45,7 @@ use parallax_format::{
     journal::SEGMENT_BLOCKS,
     node::TABLE_LEVEL,
     record::{ExtentKind, VdiRecord},
-    root::{RootSlot, SLOTS, TreeRoot},
+    root::{RootSlot, SLOTS},
     superblock::Superblock,
 };
 use std::{
@@ -196,8 +196,9 @@ impl<'a> Check<'a> {
             self.private(grant.slots, SLOTS, &name);
         }
         let Some(slots) = state else {
-            let root = TreeRoot { link: record.initial.root, depth: record.initial.depth.max(1) };
-            return self.tree(root, 0, Walk { size: record.size, strict: true, gone: &[] }, &name).await;
+            return self
+                .tree(record.initial.tree(), 0, Walk { size: record.size, strict: true, gone: &[] }, &name)
+                .await;
         };
         self.private(slots.grant.slots, SLOTS, &name);
         if slots.older.is_none() && record.previous.is_none() {

@@ -1,6 +1,6 @@
 //! Claims extents from the catalogue, and says how much must stay for metadata.
 
-use super::PoolCore;
+use super::{PoolCore, Registry};
 use crate::{
     mutants::{self, Mutant},
     space::{Claim, ExtentMap},
@@ -91,14 +91,18 @@ impl PoolCore {
             // Somebody else has just claimed one; the caller looks again.
             return Ok(());
         }
+        let extents = self.disk.superblock.extents;
+        if let Some(record) = registry.known.another_extent(extents, kind, self.incarnation) {
+            // Before the extent is chosen: the registry may take it.
+            self.make_room_for(&mut registry, &[Record::Extent(record)]).await?;
+        }
         if !may_claim(kind, self.fill()) {
             return Err(out_of_space());
         }
-        let position = registry.known.free_positions(self.disk.superblock.extents).next();
-        let (Some(position), Some(extent)) = (position, registry.known.free_number()) else {
+        let Some(record) = registry.known.another_extent(extents, kind, self.incarnation) else {
             return Err(out_of_space());
         };
-        let birth = registry.known.birth + 1;
+        let ExtentRecord { extent, position, birth, .. } = record;
         self.disk.map_extent(extent, position);
         let mut map = ExtentMap::fresh(extent, kind, birth, self.disk.superblock.extent_blocks);
         for (at, block, sequence) in map.initial(self.incarnation) {
@@ -107,12 +111,40 @@ impl PoolCore {
             written.map_err(|cause| self.space.break_off(cause))?;
         }
         self.disk.flush().await?;
-        let record = ExtentRecord { extent, kind, device: 0, position, owner: self.incarnation, birth };
         let counters = Record::Counters { birth, incarnation: registry.known.incarnation };
-        self.commit(&mut registry, &[counters, Record::Extent(record)]).await?;
+        self.record_all(&mut registry, &[counters, Record::Extent(record)]).await?;
         self.space.add(map);
         self.claims.fetch_add(1, SeqCst);
         tracing::debug!(%extent, ?kind, "claimed an extent");
+        Ok(())
+    }
+
+    /// Claims extents for the registry while there are some, rather than when a compaction needs one and data has taken
+    /// the last. Where there are none, what is new is refused; what is known may change.
+    pub(super) async fn make_room_for(&self, registry: &mut Registry, records: &[Record]) -> Result<()> {
+        let frees = |record: &Record| {
+            matches!(record, Record::ExtentFreed(_) | Record::VdiDeleted(_) | Record::SetDeleted(_))
+        };
+        if records.iter().all(frees) {
+            return Ok(());
+        }
+        while !registry.area.has_room(&self.disk, &registry.known, records)? {
+            let extents = self.disk.superblock.extents;
+            let another = registry.known.another_extent(extents, ExtentKind::System, 0);
+            let Some(extent) = another.filter(|_| may_claim(ExtentKind::Data, self.fill())) else {
+                let known = &registry.known;
+                let grows = records.iter().any(|record| match record {
+                    Record::Vdi(vdi) => !known.vdis.contains_key(&vdi.id),
+                    Record::Set(set) => !known.sets.contains_key(&set.id),
+                    Record::Extent(extent) => extent.kind == ExtentKind::Data,
+                    _ => false,
+                });
+                return if grows { Err(out_of_space()) } else { Ok(()) };
+            };
+            let counters = Record::Counters { birth: extent.birth, incarnation: registry.known.incarnation };
+            self.record_all(registry, &[counters, Record::Extent(extent)]).await?;
+            tracing::debug!(extent = %extent.extent, "claimed an extent for the registry");
+        }
         Ok(())
     }
 

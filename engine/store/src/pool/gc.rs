@@ -25,7 +25,7 @@ use parallax_format::{
     BlockAddress, Entry, Node,
     journal::{JournalRecord, SEGMENT_BLOCKS},
     record::{ExtentKind, VdiRecord},
-    root::{RootSlot, SLOTS, TreeRoot},
+    root::SLOTS,
 };
 use std::{
     collections::BTreeSet,
@@ -142,11 +142,7 @@ impl<'a> Collection<'a> {
             let blocks: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
             match kind {
                 ExtentKind::Data => {
-                    for run in &runs {
-                        if !core.disk.trim(run.start, run.count).await {
-                            core.space.quarantine(&[*run]);
-                        }
-                    }
+                    core.trim(&runs).await;
                     now.freed_data += blocks * BLOCK_SIZE as u64;
                 }
                 ExtentKind::Metadata | ExtentKind::System => now.freed_metadata += blocks * BLOCK_SIZE as u64,
@@ -201,16 +197,14 @@ impl PoolCore {
         private: &mut Vec<Private>,
     ) -> Result<()> {
         let Some(slots) = replay::state(&self.disk, record).await? else {
-            roots.maps.push(TreeRoot { link: record.initial.root, depth: record.initial.depth.max(1) });
+            roots.maps.push(record.initial.tree());
             private.extend(record.grant.map(|grant| Private { start: grant.slots, count: SLOTS }));
             return Ok(());
         };
         private.push(Private { start: slots.grant.slots, count: SLOTS });
         private.extend(record.grant.map(|grant| Private { start: grant.slots, count: SLOTS }));
-        let both: Vec<&RootSlot> =
-            [Some(&slots.newest), slots.older.as_ref()].into_iter().flatten().collect();
         let mut replayed: BTreeSet<u64> = BTreeSet::new();
-        for slot in both {
+        for slot in slots.both() {
             roots.maps.push(slot.map);
             if !mutants::on(Mutant::GcForgetsSnapshots) {
                 roots.tables.push(slot.table);

@@ -12,6 +12,7 @@ mod create;
 mod diff;
 mod gc;
 mod hosts;
+mod loss;
 mod open;
 mod snapshots;
 mod usage;
@@ -20,6 +21,7 @@ mod vdis;
 pub(crate) use create::read_superblock;
 pub use create::recognise;
 use gc::Collection;
+use loss::Loss;
 pub(crate) use snapshots::Pin;
 pub use vdis::VDI_SIZE_MAX;
 
@@ -30,13 +32,13 @@ use crate::{
     space::{Run, Space, Stamp},
     tree::DirtyCount,
     types::FilesystemState,
-    vdi::{self, VdiCore, replay, tail},
+    vdi::{self, VdiCore, replay},
     walk::Roots,
 };
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, join_all};
 use parallax_format::{
     record::{Filesystem, Record, VdiRecord},
-    root::{Epoch, Evidence, TreeRoot},
+    root::Evidence,
     superblock::{FORMAT_VERSION, incompat},
 };
 use parallax_lease::Membership;
@@ -100,8 +102,7 @@ pub(crate) struct PoolCore {
     background_checkpoint: AtomicBool,
     /// Held by the garbage collection under way.
     collecting: AsyncMutex<()>,
-    /// VDIs that have been opened since the pool was, if a flush had failed before: what others left is in doubt.
-    pub(crate) adopted_since_loss: Option<Mutex<BTreeSet<VdiId>>>,
+    loss: Loss,
     /// Held by the scrub under way.
     pub(crate) scrubbing: AsyncMutex<()>,
 }
@@ -170,6 +171,12 @@ impl PoolCore {
 
     /// Makes records durable, then known.
     async fn commit(&self, registry: &mut Registry, records: &[Record]) -> Result<()> {
+        self.make_room_for(registry, records).await?;
+        self.record_all(registry, records).await
+    }
+
+    /// As [`Self::commit`], where room has been made.
+    async fn record_all(&self, registry: &mut Registry, records: &[Record]) -> Result<()> {
         let id = registry.area.id();
         registry.area.commit(&self.disk, &mut registry.known, records).await?;
         let mut known = self.known.write();
@@ -231,41 +238,21 @@ impl PoolCore {
         let _still = slot.core.lock().await;
         let record = self.record(id)?;
         let Some(slots) = replay::state(&self.disk, &record).await? else {
-            let initial = TreeRoot { link: record.initial.root, depth: record.initial.depth.max(1) };
-            return Ok(Roots { maps: vec![initial], tables: Vec::new() });
+            return Ok(Roots { maps: vec![record.initial.tree()], tables: Vec::new() });
         };
-        let mut roots = Roots::default();
-        for slot in [Some(slots.newest), slots.older].into_iter().flatten() {
-            roots.maps.push(slot.map);
-            roots.tables.push(slot.table);
-        }
-        Ok(roots)
+        Ok(Roots {
+            maps: slots.both().map(|slot| slot.map).collect(),
+            tables: slots.both().map(|slot| slot.table).collect(),
+        })
     }
 
-    /// Whether a flush has failed since `id` was last in use.
-    pub(crate) fn is_in_doubt(&self, id: VdiId) -> bool {
-        self.adopted_since_loss.as_ref().is_some_and(|adopted| !adopted.lock().contains(&id))
-    }
-
-    /// Notes that whoever opened `id` has been told what it goes on from.
-    pub(crate) async fn adopted(&self, id: VdiId) -> Result<()> {
-        if let Some(adopted) = &self.adopted_since_loss {
-            adopted.lock().insert(id);
-        }
-        self.forget_loss().await
-    }
-
-    /// Forgets that a flush has failed, when no volume is left of which somebody is to be told.
-    pub(crate) async fn forget_loss(&self) -> Result<()> {
-        if self.adopted_since_loss.is_none() || self.disk.is_lost() {
-            return Ok(());
-        }
-        for record in self.known().vdis.values().filter(|record| self.is_in_doubt(VdiId(record.id))) {
-            if replay::state(&self.disk, record).await?.is_some_and(|slots| !slots.newest.released) {
-                return Ok(());
+    /// Tells the device that blocks are unused which nobody can reach. Those of a discard that failed are put aside.
+    pub(crate) async fn trim(&self, runs: &[Run]) {
+        for run in runs {
+            if !self.disk.trim(run.start, run.count).await {
+                self.space.quarantine(&[*run]);
             }
         }
-        tail::forget_loss(&*self.environment.tails, self.disk.superblock.uuid)
     }
 
     pub(crate) fn dirty_nodes(&self) -> u64 {
@@ -319,11 +306,7 @@ impl PoolCore {
         // Out of reach of a sweep first; trimmed before anybody can allocate them again, so that a late discard
         // never hits their next owner.
         let held = self.space.hold(runs, since);
-        for run in &held {
-            if !self.disk.trim(run.start, run.count).await {
-                self.space.quarantine(&[*run]);
-            }
-        }
+        self.trim(&held).await;
         self.space.release_held(&held);
     }
 
@@ -414,14 +397,6 @@ impl PoolCore {
                 drop(open.no_checkpoint().await);
                 Err(error)
             }
-        }
-    }
-
-    /// Gives back the memory of a tail that nobody will ask for.
-    fn remove_tail(&self, id: VdiId, epoch: Epoch) {
-        let key = tail::key(self.disk.superblock.uuid, id.0, epoch);
-        if let Err(error) = self.environment.tails.remove(&key) {
-            tracing::warn!(vdi = %id, %error, "a tail could not be removed");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Opens and closes a pool.
 
-use super::{Handle, Pool, PoolCore, Registry, create::read_superblock};
+use super::{Handle, Pool, PoolCore, Registry, create::read_superblock, loss::Loss};
 use crate::{
     Environment, Limits, VdiId,
     disk::Disk,
@@ -101,7 +101,7 @@ impl Pool {
             membership: membership.into(),
             closed: false.into(),
             background_checkpoint: false.into(),
-            adopted_since_loss: was_lost.then(parking_lot::Mutex::default),
+            loss: Loss::new(was_lost),
             collecting: tokio::sync::Mutex::new(()),
             scrubbing: tokio::sync::Mutex::new(()),
         });

@@ -72,7 +72,7 @@ impl Pool {
         let record = self.core.record(id)?;
         if self.core.open_core(id).is_none() {
             if record.grant.is_none() {
-                return Ok(Some(TreeRoot { link: record.initial.root, depth: record.initial.depth.max(1) }));
+                return Ok(Some(record.initial.tree()));
             }
             if let Some(slot) = self.released_slot(id).await? {
                 return Ok(Some(slot.map));

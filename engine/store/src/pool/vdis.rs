@@ -1,15 +1,16 @@
 //! Creates, deletes, renames, grows, reverts and attaches VDIs.
 
-use super::{Pool, snapshots::Provisional, to_format};
+use super::{Pool, PoolCore, snapshots::Provisional, to_format};
 use crate::{
     CreateVdi, FilesystemState, Name, Publication, SnapshotId, Source, Vdi, VdiId, VdiInfo,
-    vdi::{VdiCore, replay},
+    vdi::{VdiCore, replay, tail},
 };
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, ResultExt};
 use parallax_format::{
     Entry,
     node::depth_for,
     record::{Filesystem, InitialRoot, Record, VdiRecord},
+    root::Epoch,
     snapshot::SnapshotRecord,
 };
 use std::{
@@ -465,5 +466,15 @@ impl Pool {
             other => other?,
         };
         Ok(state.map(|slots| slots.newest).filter(|slot| slot.released))
+    }
+}
+
+impl PoolCore {
+    /// Gives back the memory of a tail that nobody will ask for.
+    fn remove_tail(&self, id: VdiId, epoch: Epoch) {
+        let key = tail::key(self.disk.superblock.uuid, id.0, epoch);
+        if let Err(error) = self.environment.tails.remove(&key) {
+            tracing::warn!(vdi = %id, %error, "a tail could not be removed");
+        }
     }
 }

@@ -93,7 +93,7 @@ impl Visit for Verify<'_> {
         Ok(())
     }
 
-    fn damaged(&mut self, link: Entry, _place: Place, error: Error) -> Result<()> {
+    fn damaged(&mut self, link: Entry, error: Error) -> Result<()> {
         if let Some(address) = link.address()
             && self.bad.len() < super::BAD_MAX
         {

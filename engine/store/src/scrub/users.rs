@@ -145,7 +145,7 @@ impl Visit for Uses<'_> {
         Ok(())
     }
 
-    fn damaged(&mut self, _link: Entry, _place: Place, _error: Error) -> Result<()> {
+    fn damaged(&mut self, _link: Entry, _error: Error) -> Result<()> {
         // Found bad since, or used again: the next scrub tells.
         Ok(())
     }

@@ -200,16 +200,21 @@ impl ExtentMap {
         Some((begin, length.min(want).min(end - begin)))
     }
 
-    /// Marks blocks as allocated; those that already are stay so.
-    pub(crate) fn set(&mut self, begin: u32, count: u32) {
-        for block in begin..begin + count {
+    /// Marks blocks as allocated; returns how many were not.
+    pub(crate) fn set(&mut self, begin: u32, count: u32) -> u32 {
+        let mut taken = 0;
+        for block in begin..(begin + count).min(self.blocks) {
             let word = &mut self.words[block as usize / 64];
             if *word & (1 << (block % 64)) == 0 {
                 *word |= 1 << (block % 64);
-                self.free -= 1;
+                taken += 1;
             }
         }
-        self.touch(begin, count);
+        self.free -= taken;
+        if taken > 0 {
+            self.touch(begin, count);
+        }
+        taken
     }
 
     /// Marks blocks as free; returns how many were not.

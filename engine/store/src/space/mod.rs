@@ -312,9 +312,19 @@ impl Space {
         self.inner.lock().extents.get(&address.extent()).is_some_and(|map| map.is_set(address.block()))
     }
 
-    /// Marks blocks that replay found in use, whatever the bitmap says.
-    pub(crate) fn adopt(&self, run: Run) {
-        self.inner.lock().edit(run.start.extent(), |map| map.set(run.start.block(), run.count));
+    /// Marks blocks that an opening found in use, whatever the bitmaps say. Marks that a bitmap did not show are written:
+    /// once the journal is gone which told of them, nobody else would tell. What the journal maps and then unmaps stays
+    /// marked until the next garbage collection.
+    pub(crate) async fn adopt(&self, used: &[Run]) -> Result<()> {
+        let unmarked: Vec<Run> = {
+            let mut inner = self.inner.lock();
+            let mut adopt = |run: &Run| {
+                let marked = inner.edit(run.start.extent(), |map| map.set(run.start.block(), run.count));
+                marked.is_some_and(|marked| marked > 0)
+            };
+            used.iter().copied().filter(|run| adopt(run)).collect()
+        };
+        self.mark(&unmarked).await
     }
 
     /// Returns blocks that nothing on the device has ever named.

@@ -123,8 +123,6 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
             let segments = core.journal.lock().await.abandon();
             if unnamed {
                 pool.space.give_back(&segments);
-            }
-            if unnamed {
                 // The next attempt makes it anew; what cannot be removed is overwritten then.
                 let _ = pool.environment.tails.remove(&tail_key);
             }
@@ -198,8 +196,8 @@ async fn begin_epoch(
 async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
     let disk = &pool.disk;
     let Some(Slots { grant, newest, durable_group, .. }) = replay::state(disk, record).await? else {
-        let depth = record.initial.depth.max(1);
-        let root = TreeRoot { link: record.initial.root.with_ro(), depth };
+        let initial = record.initial.tree();
+        let root = TreeRoot { link: initial.link.with_ro(), ..initial };
         let mut mapping = mapping(pool, root, TreeRoot { link: Entry::HOLE, depth: 1 }, record.size);
         mapping.resize(record.size);
         return Ok(Adopted {
@@ -222,11 +220,19 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
     let (mut group, mut next_record) = (newest.replay.group - 1, newest.replay.record);
     let mut segments = Vec::new();
     let mut kept = Kept::Everything;
+    // Other volumes allocate from the same bitmaps before this one is opened. The marks of what it uses are durable
+    // before anything names it; but a bitmap that was rebuilt, or lost, may not know.
+    let mut used = vec![Run { start: grant.slots, count: SLOTS }];
     if !newest.released {
         let journal = replay::replay(disk, record.id, newest.epoch, newest.replay, durable_group).await?;
         (group, next_record) = (journal.last_group, journal.next_record);
-        segments =
-            journal.segments.iter().map(|start| Run { start: *start, count: SEGMENT_BLOCKS }).collect();
+        segments = journal
+            .segments
+            .iter()
+            .map(|start| Run { start: *start, count: SEGMENT_BLOCKS })
+            .collect::<Vec<_>>();
+        used.extend(&segments);
+        used.extend(journal.records.iter().filter_map(mapped));
         apply(pool, &mut state, journal.records).await?;
         let tail = tail::read(
             &*pool.environment.tails,
@@ -239,6 +245,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
         match tail {
             Some(found) => {
                 next_record += found.records.len() as u64;
+                used.extend(found.records.iter().filter_map(mapped));
                 apply(pool, &mut state, found.records).await?;
                 if found.doubtful || pool.is_in_doubt(VdiId(record.id)) {
                     tracing::warn!(vdi = %record.id, "a flush had failed: unflushed writes may be gone");
@@ -251,6 +258,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
             }
         }
     }
+    pool.space.adopt(&used).await?;
     if record.size > state.size {
         // A resize that the registry knows and the journal does not.
         state.resize(record.size);
@@ -333,6 +341,14 @@ fn mapping(pool: &PoolCore, map: TreeRoot, table: TreeRoot, size: u64) -> Mappin
     }
 }
 
+/// The blocks that a record maps.
+fn mapped(record: &JournalRecord) -> Option<Run> {
+    match record {
+        JournalRecord::Map { count, address, .. } => Some(Run { start: *address, count: *count }),
+        _ => None,
+    }
+}
+
 /// Applies records in order to a state that nobody else sees yet.
 async fn apply(pool: &PoolCore, mapping: &mut Mapping, records: Vec<JournalRecord>) -> Result<()> {
     let disk = &pool.disk;
@@ -342,7 +358,7 @@ async fn apply(pool: &PoolCore, mapping: &mut Mapping, records: Vec<JournalRecor
             let missing = {
                 let finder = Finder::new(disk, std::mem::take(&mut held), true);
                 let find = |link| finder.find(link);
-                match apply_one(pool, mapping, &record, &find) {
+                match apply_one(mapping, &record, &find) {
                     Ok(done) => {
                         done?;
                         break;
@@ -360,7 +376,6 @@ async fn apply(pool: &PoolCore, mapping: &mut Mapping, records: Vec<JournalRecor
 }
 
 fn apply_one(
-    pool: &PoolCore,
     mapping: &mut Mapping,
     record: &JournalRecord,
     find: &dyn Fn(Entry) -> Option<Arc<parallax_format::Node>>,
@@ -373,9 +388,6 @@ fn apply_one(
                 ))));
             }
             let run = Run { start: *address, count: *count };
-            // Other volumes allocate from the same bitmap before this one is opened; its marks are durable
-            // before its record is, but a bitmap that was rebuilt may not know.
-            pool.space.adopt(run);
             map_run(mapping, Placed { lba: *lba, run }, find)?;
         }
         JournalRecord::Unmap { lba, count } => {

@@ -28,6 +28,13 @@ pub(crate) struct Slots {
     pub(crate) older: Option<RootSlot>,
 }
 
+impl Slots {
+    /// The newest, then the other.
+    pub(crate) fn both(&self) -> impl Iterator<Item = &RootSlot> {
+        [&self.newest].into_iter().chain(&self.older)
+    }
+}
+
 /// Slots of a grant of which at least one is valid; else why one of them cannot be read, if that is so.
 async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<std::result::Result<Slots, Option<Error>>> {
     let mut valid = Vec::new();
@@ -126,7 +133,12 @@ pub(crate) async fn replay(
         segments: vec![from.segment],
         ..Replayed::default()
     };
-    let mut at = Cursor { segment: from.segment, number: from.segment_number, index: from.index, next: None };
+    let mut at = Cursor {
+        segment: from.segment,
+        number: from.segment_number,
+        index: from.index,
+        next: Some(from.next_segment),
+    };
     let mut predecessor = from.predecessor;
     let mut open: Vec<JournalRecord> = Vec::new();
     let mut open_records = 0;

@@ -124,6 +124,41 @@ fn rule_4c_a_damaged_group_that_was_durable_refuses_to_open() {
     }
 }
 
+/// The drill found this. A checkpoint had left replay to begin at the last block of a segment. That block rotted, and it alone
+/// named the segment in which the next group proved that it had been durable: the volume opened without either.
+#[test]
+fn rule_4c_a_damaged_group_in_the_last_block_of_a_segment_refuses_to_open() {
+    let mut rig = Rig::new(3);
+    let (pool, vdi) = rig.with_volume(MIB);
+    let changes = rig.record();
+    rig.world.run(async {
+        for block in 0..14 {
+            put(&*vdi, block, 1).await;
+            vdi.flush().await.unwrap();
+        }
+        // One group more, and a checkpoint behind it.
+        let taken = snapshot(&pool, &[vdi.id()]).await.unwrap();
+        pool.materialise(taken[0].id).await.unwrap();
+        for block in 14..17 {
+            put(&*vdi, block, 1).await;
+            vdi.flush().await.unwrap();
+        }
+    });
+    let blocks = journal_blocks(&changes.lock());
+    let root = changes.lock().iter().rposition(Change::is_root).unwrap();
+    let before_the_root = journal_blocks(&changes.lock()[..root]).len();
+    assert_eq!(
+        (before_the_root, blocks[14] - blocks[0]),
+        (15, 14),
+        "replay begins at the last block of a segment"
+    );
+    rig.power_cut(Unflushed::Lost);
+    spoil(&rig, blocks[15]);
+    let pool = rig.open();
+    let outcome = rig.world.run(pool.attach(volume(&pool).id));
+    assert_eq!(outcome.err().map(|error| error.kind()), Some(ErrorKind::Corrupt));
+}
+
 #[test]
 fn rule_4c_an_invalid_block_at_the_end_is_the_end() {
     // Nothing later says that the last group was durable: it may have been torn by the power cut.

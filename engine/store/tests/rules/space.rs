@@ -1,9 +1,9 @@
 //! Design, section 5: d to g: marks before data, garbage collection, pins, running out of space.
 
 use crate::rig::*;
-use parallax_block::{BlockDevice, ByteRange, ErrorKind};
+use parallax_block::{BLOCK_SIZE, BlockDevice, ByteRange, ErrorKind};
 use parallax_sim::{HoldAt, Unflushed};
-use parallax_store::Source;
+use parallax_store::{Name, Source};
 use std::time::Duration;
 
 #[test]
@@ -136,6 +136,67 @@ fn rule_5d_space_that_a_crash_left_behind_comes_back() {
     }
 }
 
+/// Every bitmap block on the disk.
+fn bitmaps(rig: &Rig) -> Vec<(u64, Vec<u8>)> {
+    let durable = rig.disk.durable();
+    let mut block = vec![0; BLOCK_SIZE];
+    (0..64 * MIB / BLOCK)
+        .filter_map(|at| {
+            durable.read(at * BLOCK, &mut block);
+            (block[..4] == *b"PLX1" && block[4..6] == [8, 0]).then(|| (at * BLOCK, block.clone()))
+        })
+        .collect()
+}
+
+/// The drill found this. A disk had lost a write of a bitmap, which then called the journal of the last epoch free: the
+/// next one put its own journal and nodes there, while the old ones still counted.
+#[test]
+fn rule_5d_an_opening_marks_what_the_epoch_before_still_needs() {
+    let mut rig = Rig::new(7);
+    let (_pool, vdi) = rig.with_volume(4 * MIB);
+    rig.world.run(async {
+        put(&*vdi, 0, 1).await;
+        vdi.detach().await.unwrap();
+        rig.disk.quiesce().await;
+    });
+    let before = bitmaps(&rig);
+    assert!(before.len() >= 4, "two copies for data, two for metadata: {}", before.len());
+    rig.power_cut(Unflushed::Lost);
+    let (_pool, vdi) = rig.reopen();
+    rig.world.run(async {
+        for block in 0..40 {
+            put(&*vdi, block, 2).await;
+            vdi.flush().await.unwrap();
+        }
+    });
+    rig.power_cut(Unflushed::Lost);
+    for (offset, old) in before {
+        rig.disk.damage(ByteRange::new(offset, BLOCK).unwrap(), |bytes| bytes.copy_from_slice(&old));
+    }
+    for round in 3..6 {
+        let (pool, vdi) = rig.reopen();
+        rig.world.run(async {
+            for block in 0..40 {
+                let byte = get(&*vdi, block).await;
+                assert_eq!(
+                    byte,
+                    if block < 20 && round > 3 { round - 1 } else { 2 },
+                    "round {round}, block {block}"
+                );
+            }
+            for block in 0..20 {
+                put(&*vdi, block, round).await;
+            }
+            vdi.flush().await.unwrap();
+        });
+        if round == 5 {
+            rig.close(&pool);
+        } else {
+            rig.power_cut(Unflushed::Lost);
+        }
+    }
+}
+
 #[test]
 fn rule_5e_collection_amid_everything_frees_nothing_that_lives() {
     for seed in 0..12 {
@@ -244,6 +305,74 @@ fn rule_5e_a_write_that_took_blocks_from_an_older_run_is_waited_for() {
             put(&*vdi, block, 3).await;
         }
         assert_eq!((get(&*vdi, 0).await, get(&*vdi, 1).await), (1, 2));
+    });
+    rig.close(&pool);
+}
+
+/// The registry grew past what its extents hold when data had taken all others. Nothing could be recorded any more, and the
+/// pool could not even be opened, for opening compacts the registry.
+#[test]
+fn rule_5g_a_registry_that_grows_in_a_full_pool_leaves_room_for_all_that_is_known() {
+    let mut rig = Rig::sized(6, 16 * MIB);
+    let (pool, big) = rig.with_volume(64 * MIB);
+    let name = |number: usize| format!("a volume with quite a long name, number {number}");
+    let created = rig.world.run(async {
+        // What they leave behind covers the reserve of metadata, so that data may take the last extent.
+        let mut attached = Vec::new();
+        for number in 0..20 {
+            let used = request(&format!("used {number}"), Some(MIB / 2), Source::Empty);
+            let id = pool.create_vdi(used).await.unwrap().id;
+            attached.push(pool.attach(id).await.unwrap());
+        }
+        for vdi in attached {
+            vdi.detach().await.unwrap();
+        }
+        let mut at = 0;
+        while try_put(&*big, at, BLOCK, 1).await.is_ok() {
+            at += BLOCK;
+        }
+        let mut created = 0;
+        while created < 5000 {
+            let mut asked = request(&name(created), Some(MIB), Source::Empty);
+            asked.attributes = [("purpose".to_owned(), "x".repeat(400))].into();
+            match pool.create_vdi(asked).await {
+                Ok(_) => created += 1,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::OutOfSpace, "{error}");
+                    break;
+                }
+            }
+        }
+        created
+    });
+    assert!((20..5000).contains(&created), "{created} volumes fitted");
+    for round in 0..3 {
+        if round == 1 {
+            rig.power_cut(Unflushed::Lost);
+        } else {
+            rig.kill();
+        }
+        let pool = rig.open();
+        assert_eq!(pool.vdis().len(), created + 21);
+        rig.world.run(async {
+            // What is known may change, and change again.
+            let ids: Vec<_> =
+                pool.vdis().iter().filter(|info| info.size == MIB).map(|info| info.id).collect();
+            for (number, id) in ids.into_iter().enumerate() {
+                let other = Name::new(format!("round {round}, volume {number}")).unwrap();
+                let renamed = pool.rename_vdi(id, other).await;
+                renamed.unwrap_or_else(|error| panic!("renaming volume {number} of {created}: {error}"));
+            }
+        });
+    }
+    rig.kill();
+    let pool = rig.open();
+    rig.world.run(async {
+        for info in pool.vdis() {
+            pool.delete_vdi(info.id).await.unwrap();
+        }
+        pool.collect_garbage(&|_| {}).await.unwrap();
+        pool.create_vdi(request("the next", Some(MIB), Source::Empty)).await.unwrap();
     });
     rig.close(&pool);
 }
