@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use parallax_block::{BLOCK_SIZE, BlockDevice, ByteRange, ErrorKind};
-use parallax_sim::{Asks, Either, Fault, FaultPlan, Unflushed, Zone, either};
+use parallax_sim::{Asks, Either, Fault, FaultPlan, Unflushed, either};
 use parallax_store::{Kept, Source};
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
@@ -389,19 +389,11 @@ fn rule_4i_after_a_failed_flush_the_next_opening_doubts_what_no_volume_had_flush
             let info = pool.create_vdi(request("second", Some(MIB), Source::Empty)).await.unwrap();
             pool.attach(info.id).await.unwrap()
         });
-        let zone = Zone {
-            content: None,
-            range: ByteRange::new(0, 64 * MIB).unwrap(),
-            asks: Asks::Flushes,
-            fault: Fault::Fails(ErrorKind::Io),
-            per_mille: 1000,
-            times_max: 1,
-        };
         rig.world.run(async {
             put(&*first, 0, 1).await;
             put(&*second, 0, 2).await;
             if fails {
-                rig.disk.set_faults(FaultPlan { zones: vec![zone], ..FaultPlan::default() });
+                rig.once(Asks::Flushes, rig.everywhere(), Fault::Fails(ErrorKind::Io));
             }
             assert_eq!(first.flush().await.is_err(), fails);
         });
@@ -444,15 +436,7 @@ fn rule_4i_a_failed_flush_puts_volumes_in_doubt_that_wait_to_be_opened() {
     let ids = [first.id(), second.id()];
     rig.kill();
     let pool = rig.open();
-    let zone = Zone {
-        content: None,
-        range: ByteRange::new(0, 64 * MIB).unwrap(),
-        asks: Asks::Flushes,
-        fault: Fault::Fails(ErrorKind::Io),
-        per_mille: 1000,
-        times_max: 1,
-    };
-    rig.disk.set_faults(FaultPlan { zones: vec![zone], ..FaultPlan::default() });
+    rig.once(Asks::Flushes, rig.everywhere(), Fault::Fails(ErrorKind::Io));
     assert!(rig.world.run(pool.attach(ids[0])).is_err());
     rig.kill();
     let pool = rig.open();

@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use parallax_block::{BlockDevice, ByteRange};
-use parallax_sim::{Asks, Fault, FaultPlan, HoldAt, Kind, Zone};
+use parallax_sim::{Asks, Fault, HoldAt, Kind};
 use parallax_store::{Pool, Source};
 use std::{
     sync::{
@@ -231,15 +231,7 @@ fn a_collection_waits_for_the_last_checkpoint_of_a_volume_that_has_failed() {
     rig.world.run(hold.caught(1));
     // The next journal block cannot be written.
     let range = ByteRange::new(journal.end(), BLOCK).unwrap();
-    let zone = Zone {
-        content: None,
-        range,
-        asks: Asks::Changes,
-        fault: Fault::Fails(parallax_block::ErrorKind::Io),
-        per_mille: 1000,
-        times_max: 1,
-    };
-    rig.disk.set_faults(FaultPlan { zones: vec![zone], ..FaultPlan::default() });
+    rig.once(Asks::Changes, range, Fault::Fails(parallax_block::ErrorKind::Io));
     rig.world.run(async {
         put(&*vdi, 1, 2).await;
         vdi.flush().await.unwrap_err();

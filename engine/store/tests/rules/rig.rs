@@ -1,7 +1,10 @@
 //! A pool on a simulated disk that was used before, and the few verbs that the tests are written in.
 
 use parallax_block::{BLOCK_SIZE, BlockDevice, BoxFuture, Buffer, ByteRange, Result, Runtime, WriteOptions};
-use parallax_sim::{DiskOptions, Image, Kind, Phase, Process, Request, SimDisk, SimTails, Unflushed, World};
+use parallax_sim::{
+    Asks, Content, DiskOptions, Fault, FaultPlan, Image, Kind, Phase, Process, Request, SimDisk, SimTails,
+    Unflushed, World, Zone,
+};
 use parallax_store::{
     CreatePool, CreateVdi, Environment, Finding, Name, Pool, Severity, SnapshotInfo, Source, TakeSnapshot,
     Timestamp, Vdi, VdiId, VdiInfo, check,
@@ -125,6 +128,22 @@ impl Rig {
     pub(crate) fn close(&self, pool: &Pool) {
         self.world.run(pool.close()).unwrap();
         self.assert_undamaged();
+    }
+
+    /// The next request of this kind that touches `range` meets `fault`. Faults before it are forgotten.
+    pub(crate) fn once(&self, asks: Asks, range: ByteRange, fault: Fault) {
+        self.once_where(None, asks, range, fault);
+    }
+
+    /// The same for writes that bring `content`.
+    pub(crate) fn once_where(&self, content: Option<Content>, asks: Asks, range: ByteRange, fault: Fault) {
+        let zone = Zone { content, range, asks, fault, per_mille: 1000, times_max: 1 };
+        self.disk.set_faults(FaultPlan { zones: vec![zone], ..FaultPlan::default() });
+    }
+
+    /// All of the disk.
+    pub(crate) fn everywhere(&self) -> ByteRange {
+        ByteRange::new(0, self.capacity).unwrap()
     }
 
     /// Writes down every change that the disk is asked for from now on.

@@ -2,8 +2,12 @@
 
 use crate::rig::*;
 use parallax_block::{BlockDevice, ErrorKind};
-use parallax_sim::{Either, HoldAt, Unflushed, either};
-use parallax_store::{Source, VdiId};
+use parallax_sim::{Asks, Content, Either, Fault, HoldAt, Unflushed, either};
+use parallax_store::{Source, Vdi, VdiId};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::SeqCst},
+};
 
 #[test]
 fn rule_3e_a_snapshot_waits_for_older_writes_and_newer_writes_wait_for_nothing() {
@@ -268,6 +272,46 @@ fn rule_3f_a_revert_that_is_interrupted_has_happened_or_has_not() {
         });
         rig.close(&pool);
     }
+}
+
+/// Reverting met a full thin device: it failed, and had not happened. But the volume kept the snapshot's map in memory, and
+/// wrote it when it was closed.
+#[test]
+fn rule_3f_a_revert_that_failed_never_comes_later() {
+    let mut failed = 0;
+    for wanted in 0..8 {
+        let mut rig = Rig::new(9);
+        let (pool, vdi) = rig.with_volume(MIB);
+        let to = rig.world.run(async {
+            put(&*vdi, 0, 1).await;
+            let info = snapshot(&pool, &[vdi.id()]).await.unwrap().remove(0);
+            pool.materialise(info.id).await.unwrap();
+            put(&*vdi, 0, 2).await;
+            // The snapshot's map needs another level now, and with it a node.
+            pool.resize_vdi(vdi.id(), 8 * MIB).await.unwrap();
+            vdi.detach().await.unwrap();
+            info.id
+        });
+        let seen = AtomicU64::new(0);
+        let is_wanted_bitmap =
+            move |bytes: &[u8]| bytes[..6] == *b"PLX1\x08\x00" && seen.fetch_add(1, SeqCst) == wanted;
+        let full = Fault::Fails(ErrorKind::OutOfSpace);
+        rig.once_where(Some(Content::new(is_wanted_bitmap)), Asks::Changes, rig.everywhere(), full);
+        let outcome = rig.world.run(pool.revert_vdi(to.vdi, to));
+        let expected = if outcome.is_err() { 2 } else { 1 };
+        failed += u64::from(outcome.is_err());
+        let shown = |vdi: Arc<Vdi>| rig.world.run(get(&*vdi, 0));
+        assert_eq!(
+            shown(rig.world.run(pool.attach(to.vdi)).unwrap()),
+            expected,
+            "bitmap {wanted}: {outcome:?}"
+        );
+        rig.kill();
+        let (pool, vdi) = rig.reopen();
+        assert_eq!(rig.world.run(get(&*vdi, 0)), expected, "bitmap {wanted}: {outcome:?}");
+        rig.close(&pool);
+    }
+    assert!(failed > 0, "no revert failed");
 }
 
 #[test]
