@@ -283,8 +283,7 @@ fn told_by(text: &str) -> Failures {
 const DRILLS: [(&str, &[&str]); 3] = [
     ("seeds", &["--seeds", "2000", "--ops", "600", "--threads", "2", "--shrink"]),
     ("crash points", &["enumerate", "--ops", "2", "--threads", "2"]),
-    // One needs a rarer moment than a few hundred seeds always have: docs/testing.md names it.
-    ("mutants", &["mutants", "--threads", "2", "--except", "GcReusesNodes"]),
+    ("mutants", &["mutants", "--threads", "2"]),
 ];
 
 fn drill(world: &World, failures: &mut Failures) -> Result<Count> {
