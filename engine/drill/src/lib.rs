@@ -35,6 +35,7 @@ pub mod model;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod options;
+pub mod plan;
 mod probe;
 mod run;
 pub mod shrink;

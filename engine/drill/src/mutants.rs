@@ -3,7 +3,7 @@
 use crate::{
     Failure,
     enumerate::{Closeness, Op, Script, enumerate, rot, scripts},
-    options::{Feature, Plan},
+    plan::{Feature, Plan},
     run_plan,
     store::Store,
 };

@@ -4,7 +4,8 @@ use crate::{
     faults::{Ailing, Lie},
     life::{Done, Life},
     model::Forest,
-    options::{Ending, Options, Plan},
+    options::{Ending, Options},
+    plan::Plan,
     subject::{Death, Subject, System},
 };
 use parallax_block::Runtime;

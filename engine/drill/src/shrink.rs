@@ -6,7 +6,8 @@
 
 use crate::{
     Failure, Report,
-    options::{Feature, Options, Plan},
+    options::Options,
+    plan::{Feature, Plan},
 };
 
 /// Smallest number of operations that is tried.

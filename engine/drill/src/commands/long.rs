@@ -3,7 +3,7 @@
 use parallax_drill::{
     Report, Summary,
     enumerate::{Closeness, Tally, enumerate, scripts},
-    options::Plan,
+    plan::Plan,
     run_plan,
     shrink::shrink,
     store::Store,

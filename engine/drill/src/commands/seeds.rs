@@ -3,7 +3,7 @@
 use parallax_drill::{
     Failure, Report, Summary,
     fake::{Bug, Fake},
-    options::{Feature, Plan},
+    plan::{Feature, Plan},
     run_plan,
     shrink::shrink,
     store::Store,

@@ -6,7 +6,8 @@ use crate::{
     io::Kind,
     life::Life,
     model::Forest,
-    options::{Options, Plan},
+    options::Options,
+    plan::Plan,
     run::{Drill, guarded},
     subject::System,
 };
