@@ -14,14 +14,15 @@ mod gc;
 mod hosts;
 mod loss;
 mod open;
+mod slots;
 mod snapshots;
 mod usage;
 mod vdis;
 
 pub(crate) use create::read_superblock;
 pub use create::recognise;
-use gc::Collection;
 use loss::Loss;
+use slots::Slot;
 pub(crate) use snapshots::Pin;
 pub use vdis::VDI_SIZE_MAX;
 
@@ -32,7 +33,7 @@ use crate::{
     space::{Run, Space, Stamp},
     tree::DirtyCount,
     types::FilesystemState,
-    vdi::{self, VdiCore, replay},
+    vdi::replay,
     walk::Roots,
 };
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, join_all};
@@ -45,7 +46,6 @@ use parallax_lease::Membership;
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::Future,
     sync::{
         Arc,
         atomic::{
@@ -119,18 +119,6 @@ enum Held {
 struct Registry {
     area: Area,
     known: Known,
-}
-
-/// A VDI's place among the open ones.
-#[derive(Default)]
-struct Slot {
-    /// Held while it is opened or closed.
-    core: AsyncMutex<Option<Arc<VdiCore>>>,
-    /// The same for whoever only looks: what is open, and not being closed. Held for an instant.
-    open: Mutex<Option<Arc<VdiCore>>>,
-    /// Operations that use it now; the attachment counts as one.
-    users: AtomicU64,
-    attached: AtomicBool,
 }
 
 /// An open pool; cheap to clone.
@@ -274,18 +262,6 @@ impl PoolCore {
         join_all(pending).await.into_iter().find(Result::is_err).unwrap_or(Ok(()))
     }
 
-    /// VDIs that are open, those whose epoch has failed included: their I/O may still be under way.
-    pub(crate) fn all_cores(&self) -> Vec<Arc<VdiCore>> {
-        self.slots.lock().values().filter_map(|slot| slot.open.lock().clone()).collect()
-    }
-
-    /// VDIs that are open and whose epoch has not failed.
-    pub(crate) fn open_cores(&self) -> Vec<Arc<VdiCore>> {
-        let mut cores = self.all_cores();
-        cores.retain(|core| core.failure().is_none());
-        cores
-    }
-
     /// Takes back runs that open VDIs have reserved and not used. Whether there were any.
     pub(crate) fn reclaim_runs(&self) -> bool {
         let mut any = false;
@@ -308,114 +284,6 @@ impl PoolCore {
         let held = self.space.hold(runs, since);
         self.trim(&held).await;
         self.space.release_held(&held);
-    }
-
-    fn slot(&self, id: VdiId) -> Arc<Slot> {
-        self.slots.lock().entry(id).or_default().clone()
-    }
-
-    fn is_attached(&self, id: VdiId) -> bool {
-        self.slots.lock().get(&id).is_some_and(|slot| slot.attached.load(SeqCst))
-    }
-
-    /// Opens `id` if need be and counts a user. A pool that is too full for it is swept first: deletes must
-    /// work in a full pool, and a crash leaves space that only garbage collection finds.
-    async fn enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
-        match self.try_enter(id).await {
-            Err(error) if error.kind() == ErrorKind::OutOfSpace => {
-                let collection = Collection::wait(self).await;
-                // Another's may have made room.
-                match self.try_enter(id).await {
-                    Err(error) if error.kind() == ErrorKind::OutOfSpace => {
-                        tracing::info!(vdi = %id, "the pool is too full to open a volume; collecting garbage");
-                        Box::pin(collection.run(&|_| {})).await?;
-                        self.try_enter(id).await
-                    }
-                    other => other,
-                }
-            }
-            other => other,
-        }
-    }
-
-    async fn try_enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
-        self.record(id)?;
-        let _gate = self.gate.read().await;
-        self.check_open()?;
-        let slot = self.slot(id);
-        let mut core = slot.core.lock().await;
-        // It may have been deleted while this waited.
-        self.record(id)?;
-        let attached = slot.attached.load(SeqCst);
-        match &*core {
-            Some(open) if open.failure().is_none() || attached => {
-                open.failure().map_or(Ok(()), Err)?;
-                slot.users.fetch_add(1, SeqCst);
-                Ok(open.clone())
-            }
-            _ => {
-                if let Some(failed) = core.take() {
-                    slot.open.lock().take();
-                    self.opened.fetch_sub(1, SeqCst);
-                    failed.quiesce().await;
-                    drop(failed.no_checkpoint().await);
-                }
-                let open = vdi::open(self, id).await?;
-                self.opened.fetch_add(1, SeqCst);
-                *core = Some(open.clone());
-                *slot.open.lock() = Some(open.clone());
-                if self.disk.is_lost() {
-                    // Whoever was told went by before this one could be seen.
-                    open.doubt();
-                }
-                slot.users.fetch_add(1, SeqCst);
-                Ok(open)
-            }
-        }
-    }
-
-    /// Counts a user less; the last one releases the VDI.
-    async fn leave(self: &Arc<Self>, id: VdiId) -> Result<()> {
-        let _gate = self.gate.read().await;
-        let slot = self.slot(id);
-        let mut core = slot.core.lock().await;
-        self.leave_slot(&slot, &mut core).await
-    }
-
-    /// The same, for whoever keeps the volume from being opened and closed.
-    async fn leave_slot(&self, slot: &Slot, core: &mut Option<Arc<VdiCore>>) -> Result<()> {
-        if slot.users.fetch_sub(1, SeqCst) != 1 {
-            return Ok(());
-        }
-        let Some(open) = core.take() else { return Ok(()) };
-        slot.open.lock().take();
-        self.opened.fetch_sub(1, SeqCst);
-        match open.release().await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                open.stop("its release failed");
-                drop(open.no_checkpoint().await);
-                Err(error)
-            }
-        }
-    }
-
-    /// Runs an operation on an open VDI.
-    pub(crate) async fn with<T, F: Future<Output = Result<T>>>(
-        self: &Arc<Self>,
-        id: VdiId,
-        work: impl FnOnce(Arc<VdiCore>) -> F,
-    ) -> Result<T> {
-        let core = self.enter(id).await?;
-        let result = work(core).await;
-        match self.leave(id).await {
-            Ok(()) => result,
-            // The operation itself is durable or has failed on its own account.
-            Err(error) => {
-                tracing::warn!(vdi = %id, %error, "a volume could not be released in order");
-                result
-            }
-        }
     }
 
     fn info(&self, record: &VdiRecord) -> VdiInfo {
