@@ -168,7 +168,9 @@ impl Drill {
             kind::BITMAP,
         ]);
         let piece = self.options.extent_bytes;
-        let fault = if prng.chance(1, 2) {
+        let displaced = prng.chance(1, 2);
+        let fault = if !displaced || what == kind::BITMAP {
+            // A bitmap of data would fall on data.
             Fault::Lost
         } else {
             // Within its extent, so that it falls on metadata.
