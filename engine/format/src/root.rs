@@ -65,9 +65,9 @@ impl fmt::Display for Epoch {
 pub struct ReplayPosition {
     /// First block of the segment.
     pub segment: BlockAddress,
-    /// First block of the segment after it. Every journal block names its successor, too; but of the last one of a segment
-    /// there is one only.
-    pub next_segment: BlockAddress,
+    /// First block of the segment after it, if there was one already. Journal blocks name it, too; but replay may begin at
+    /// the last one of a segment.
+    pub next_segment: Option<BlockAddress>,
     /// Number of the segment in its epoch.
     pub segment_number: u32,
     /// Block of the segment.
@@ -196,7 +196,7 @@ impl RootSlot {
         w.u64(self.parent_snapshot);
         w.u64(self.unnamed_from);
         w.u64(self.replay.segment.to_bits());
-        w.u64(self.replay.next_segment.to_bits());
+        w.u64(self.replay.next_segment.map_or(0, BlockAddress::to_bits));
         w.u32(self.replay.segment_number);
         w.u32(self.replay.index);
         w.u64(self.replay.group);
@@ -227,13 +227,11 @@ impl RootSlot {
         for number in [next_snapshot, snapshots, parent_snapshot, unnamed_from] {
             r.within(number, SNAPSHOT_MAX)?;
         }
-        let mut segment = || {
-            journal::segment_from_bits(r.u64()?)?
-                .ok_or_else(|| Error::corrupt("a root slot names no journal segment"))
-        };
+        let segment = journal::segment_from_bits(r.u64()?)?
+            .ok_or_else(|| Error::corrupt("a root slot names no journal segment"))?;
         let replay = ReplayPosition {
-            segment: segment()?,
-            next_segment: segment()?,
+            segment,
+            next_segment: journal::segment_from_bits(r.u64()?)?,
             segment_number: r.short_count()?,
             index: r.u32()?,
             group: r.count()?,

@@ -228,7 +228,7 @@ fn root_slot() {
         unnamed_from: 3,
         replay: ReplayPosition {
             segment: address(2, 256),
-            next_segment: address(2, 512),
+            next_segment: Some(address(2, 512)),
             segment_number: 8,
             index: 13,
             group: 500,

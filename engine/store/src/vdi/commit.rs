@@ -6,7 +6,7 @@
 //! A group without records needs step 1 alone.
 
 use super::{
-    Freed, VdiCore,
+    Freed, Mode, VdiCore,
     journal::{Group, JournalWriter},
 };
 use crate::{
@@ -63,13 +63,26 @@ impl VdiCore {
     }
 
     async fn commit_round(self: Arc<Self>) -> Result<()> {
-        let mut journal = self.journal.lock().await;
-        let sealed = {
-            let mut mapping = self.mapping.write();
-            mapping.check()?;
-            mapping.seal(self.pool.space.stamp())
+        let is_short = {
+            let mut journal = self.journal.lock().await;
+            let sealed = {
+                let mut mapping = self.mapping.write();
+                mapping.check()?;
+                mapping.seal(self.pool.space.stamp())
+            };
+            self.commit_sealed(&mut journal, sealed).await?;
+            journal.is_short()
         };
-        self.commit_sealed(&mut journal, sealed).await
+        if is_short {
+            // The pool has no room for another segment: this sets an old one free.
+            for _ in 0..2 {
+                if let Err(error) = self.checkpoint_round(Mode::Always).await {
+                    tracing::warn!(vdi = %self.id, %error, "a journal without room could not be shortened");
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Writes a sealed group. On lack of space the group stays open and nothing has happened; any other failure

@@ -3,13 +3,15 @@
 //! Invariants:
 //! * A journal block is written once. A segment is reused only when no root slot's replay begins before its end.
 //! * The segment after the current one is allocated, and its mark durable, before a block names it.
+//! * The last block of a segment always names the next. So where the pool has no room for one, there are blocks left for
+//!   more commits; two checkpoints then set the oldest segment free, and it becomes the next.
 
 use crate::{
     disk::Disk,
     mutants::{self, Mutant},
     space::{Claim, Run, Space},
 };
-use parallax_block::{BLOCK_SIZE, Buffer, Error, Result, ResultExt, join_all};
+use parallax_block::{BLOCK_SIZE, Buffer, Error, ErrorKind, Result, ResultExt, join_all};
 use parallax_format::{
     BlockAddress,
     journal::{self, BlockHeader, RECORD_BYTES, SEGMENT_BLOCKS},
@@ -76,21 +78,30 @@ impl JournalWriter {
         Ok(journal)
     }
 
+    fn find(&self, number: u32) -> Option<BlockAddress> {
+        self.segments.iter().find(|(segment, _)| *segment == number).map(|(_, address)| *address)
+    }
+
     fn address(&self, number: u32) -> Result<BlockAddress> {
-        self.segments
-            .iter()
-            .find(|(segment, _)| *segment == number)
-            .map(|(_, address)| *address)
-            .ok_or_else(|| Error::corrupt(format!("journal segment {number} was not allocated")))
+        self.find(number).ok_or_else(|| Error::corrupt(format!("journal segment {number} was not allocated")))
+    }
+
+    /// The segment of the next block, and its place there.
+    fn next_place(&self) -> (u32, u32) {
+        if self.index == SEGMENT_BLOCKS { (self.current + 1, 0) } else { (self.current, self.index) }
+    }
+
+    /// Whether no segment is there to follow the one that is written.
+    pub(crate) fn is_short(&self) -> bool {
+        self.find(self.next_place().0 + 1).is_none()
     }
 
     /// Where replay of whatever is written next would begin.
     pub(crate) fn position(&self) -> Result<ReplayPosition> {
-        let (segment_number, index) =
-            if self.index == SEGMENT_BLOCKS { (self.current + 1, 0) } else { (self.current, self.index) };
+        let (segment_number, index) = self.next_place();
         Ok(ReplayPosition {
             segment: self.address(segment_number)?,
-            next_segment: self.address(segment_number + 1)?,
+            next_segment: self.find(segment_number + 1),
             segment_number,
             index,
             group: self.group,
@@ -129,7 +140,18 @@ impl JournalWriter {
     pub(crate) async fn prepare(&mut self, space: &Space, claim: &dyn Claim, group: &Group) -> Result<()> {
         let bytes: usize = group.records.iter().map(Vec::len).sum();
         // Records do not straddle blocks, but each is far smaller than half of one.
-        self.reserve(space, claim, (bytes / (RECORD_BYTES / 2)) as u32 + 1).await
+        let blocks = (bytes / (RECORD_BYTES / 2)) as u32 + 1;
+        match self.reserve(space, claim, blocks).await {
+            Err(error) if error.kind() == ErrorKind::OutOfSpace && blocks < self.room() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Blocks that are left of the segments that there are.
+    fn room(&self) -> u32 {
+        let (number, index) = self.next_place();
+        let last = self.segments.back().map_or(0, |(number, _)| *number);
+        (last + 1).saturating_sub(number) * SEGMENT_BLOCKS - index
     }
 
     /// Writes `group` and makes it durable.
@@ -162,7 +184,7 @@ impl JournalWriter {
                 group: self.group,
                 durable: self.durable,
                 record: self.record,
-                next_segment: Some(self.address(self.current + 1)?),
+                next_segment: self.find(self.current + 1),
                 segment: self.current,
                 index: self.index as u16,
                 last: at == last,
@@ -198,11 +220,17 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// Segments before `number`, which no replay needs any more.
+    /// Segments before `number`, which no replay needs any more. One of them is kept, as the next, if there is none.
     pub(crate) fn retire(&mut self, number: u32) -> Vec<Run> {
         let mut retired = Vec::new();
         while self.segments.front().is_some_and(|(segment, _)| *segment < number) {
             retired.extend(self.segments.pop_front().map(|(_, start)| Run { start, count: SEGMENT_BLOCKS }));
+        }
+        if self.is_short()
+            && let Some(kept) = retired.pop()
+        {
+            let next = self.segments.back().map_or(0, |(number, _)| number + 1);
+            self.segments.push_back((next, kept.start));
         }
         retired
     }

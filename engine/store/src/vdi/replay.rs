@@ -137,7 +137,7 @@ pub(crate) async fn replay(
         segment: from.segment,
         number: from.segment_number,
         index: from.index,
-        next: Some(from.next_segment),
+        next: from.next_segment,
     };
     let mut predecessor = from.predecessor;
     let mut open: Vec<JournalRecord> = Vec::new();

@@ -309,6 +309,36 @@ fn rule_5e_a_write_that_took_blocks_from_an_older_run_is_waited_for() {
     rig.close(&pool);
 }
 
+/// The drill found this. Every commit takes a block of journal, and flushes of a full pool were refused when there was no
+/// room for one more segment.
+#[test]
+fn rule_5g_a_volume_in_a_full_pool_can_be_flushed_for_ever() {
+    let mut rig = Rig::sized(8, 16 * MIB);
+    let (pool, vdi) = rig.with_volume(64 * MIB);
+    let end = rig.world.run(async {
+        let mut end = 0;
+        while try_put(&*vdi, end * BLOCK, BLOCK, 1).await.is_ok() {
+            end += 1;
+        }
+        vdi.flush().await.unwrap();
+        assert!(end > 1500, "only {end} blocks fitted");
+        for block in 0..1200 {
+            vdi.discard(ByteRange::new(block * BLOCK, BLOCK).unwrap()).await.unwrap();
+            vdi.flush().await.unwrap_or_else(|error| panic!("flush {block}: {error}"));
+        }
+        end
+    });
+    rig.power_cut(Unflushed::Lost);
+    drop(pool);
+    let (pool, vdi) = rig.reopen();
+    rig.world.run(async {
+        for block in (0..end).step_by(7) {
+            assert_eq!(get(&*vdi, block).await, u8::from(block >= 1200), "block {block}");
+        }
+    });
+    rig.close(&pool);
+}
+
 /// The registry grew past what its extents hold when data had taken all others. Nothing could be recorded any more, and the
 /// pool could not even be opened, for opening compacts the registry.
 #[test]
