@@ -38,7 +38,8 @@ fn run(stage: &Stage) -> Result<()> {
     stage.step("without its daemon the pool is missed, in words", || {
         park(stage, true)?;
         stage.claim(Claim { name: "waiting", class: AT_ONCE, size: "64Mi", from: From::Empty })?;
-        explained(stage, "waiting", &["manager"])
+        // The stories that follow want the daemon back, whatever comes of this.
+        explained(stage, "waiting", &["manager"]).inspect_err(|_| drop(park(stage, false)))
     })?;
     stage.step("when the daemon is back the same claim is bound and works", || {
         park(stage, false)?;
@@ -82,6 +83,13 @@ fn park(stage: &Stage, away: bool) -> Result<()> {
         r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{{"parallax.dev/nowhere":{value}}}}}}}}}}}"#
     );
     kube.run(&["patch", "-n", NAMESPACE, set.trim(), "-p", &patch])?;
+    // Its controller must have seen this first, or it starts once more what is deleted here.
+    wait::until("the daemon set to be counted anew", PATIENCE, || {
+        let found = kube.json(&["get", "-n", NAMESPACE, set.trim()])?;
+        let seen = found["status"]["observedGeneration"] == found["metadata"]["generation"];
+        let nodes = found["status"]["desiredNumberScheduled"].as_u64();
+        Ok((seen && nodes.is_some_and(|nodes| (nodes == 0) == away)).then_some(()))
+    })?;
     wait::until("the daemon to follow", PATIENCE, || {
         let running = kube.pod(NAMESPACE, DAEMON).is_ok();
         if away && running {
