@@ -155,7 +155,12 @@ impl Life {
     fn accept<T>(&self, what: &str, answer: Answer<T>) -> Checked<Option<T>> {
         match answer {
             Ok(value) => Ok(Some(value)),
-            Err(error) if self.drill.options.tight && error.kind() == ErrorKind::OutOfSpace => {
+            // After a fault nobody knows whether it was refused or has failed half-way: then its doubt stays open.
+            Err(error)
+                if self.drill.options.tight
+                    && error.kind() == ErrorKind::OutOfSpace
+                    && !self.drill.may_fail(&error) =>
+            {
                 self.drill.count(|summary| summary.out_of_space += 1);
                 Ok(None)
             }
