@@ -5,6 +5,7 @@ use super::{
     Stream,
 };
 use parallax_api::v1;
+use parallax_store::Finding;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -13,10 +14,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Steps that wait for a slow reader; further ones are left out.
-const QUEUE: usize = 16;
+pub(super) const QUEUE: usize = 16;
 
-/// Findings of one message.
-const FINDINGS: usize = 256;
+/// Findings, in messages that are not too large.
+pub(super) fn in_messages(findings: Vec<Finding>) -> impl Iterator<Item = Vec<v1::Finding>> {
+    const FINDINGS: usize = 256;
+    let mut left = findings.into_iter().map(convert::finding).peekable();
+    std::iter::from_fn(move || left.peek().is_some().then(|| left.by_ref().take(FINDINGS).collect()))
+}
 
 pub(super) fn get(core: &Core) -> v1::Pool {
     let pool = core.engine.pool();
@@ -64,8 +69,7 @@ pub(super) fn check(core: &Core) -> Stream<v1::CheckProgress> {
         let (done, total) = (totals.0.load(Ordering::Relaxed), totals.1.load(Ordering::Relaxed));
         match outcome {
             Ok(findings) => {
-                for part in findings.chunks(FINDINGS) {
-                    let findings = part.iter().cloned().map(convert::finding).collect();
+                for findings in in_messages(findings) {
                     let step = v1::CheckProgress { done, total, findings, finished: false };
                     if sender.send(Ok(step)).await.is_err() {
                         return;

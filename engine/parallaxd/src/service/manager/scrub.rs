@@ -3,6 +3,7 @@
 use super::{
     super::{Core, convert, to_status},
     Stream,
+    pool::{QUEUE, in_messages},
 };
 use parallax_api::v1;
 use parallax_store::{ScrubOptions, ScrubProgress, ScrubReport};
@@ -14,12 +15,6 @@ use std::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-
-/// Steps that wait for a slow reader; further ones are left out.
-const QUEUE: usize = 16;
-
-/// Findings of one message.
-const FINDINGS: usize = 256;
 
 /// Between two steps of the same phase that are sent.
 const STEP: Duration = Duration::from_millis(100);
@@ -60,8 +55,7 @@ async fn send(sender: &mpsc::Sender<Result<v1::ScrubProgress, tonic::Status>>, r
         nodes_verified: report.nodes,
         ..Default::default()
     };
-    for part in report.findings.chunks(FINDINGS) {
-        let findings = part.iter().cloned().map(convert::finding).collect();
+    for findings in in_messages(report.findings) {
         if sender.send(Ok(v1::ScrubProgress { findings, ..step.clone() })).await.is_err() {
             return;
         }
