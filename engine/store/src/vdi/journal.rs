@@ -33,7 +33,7 @@ pub(crate) struct Group {
 pub(crate) struct JournalWriter {
     vdi: Uuid,
     epoch: Epoch,
-    /// Live segments, oldest first: those that replay may need, the current one, at least one ahead.
+    /// Live segments, oldest first: those that replay may need, the current one, one ahead if the pool has room for it.
     segments: VecDeque<(u32, BlockAddress)>,
     /// Number of the current segment.
     current: u32,
