@@ -68,6 +68,16 @@ impl Disk {
         Self { kind, logical_block, block, options }
     }
 
+    /// Bytes that it takes the disk to write whole or not at all, whatever happens: a sector; and ext4 its superblock, which
+    /// it writes in place, two sectors of 512 bytes.
+    pub(crate) fn piece(&self) -> usize {
+        let sector = self.logical_block as usize;
+        match self.kind {
+            Kind::Ext4 => sector.max(1024),
+            Kind::Xfs => sector,
+        }
+    }
+
     /// For people.
     pub(crate) fn describe(&self) -> String {
         let options = if self.options.is_empty() { "defaults" } else { self.options };

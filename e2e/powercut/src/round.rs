@@ -80,6 +80,11 @@ pub(crate) struct Outcome {
 }
 
 impl Round {
+    /// Goes through a history of this round.
+    pub(crate) fn player<'a>(&self, history: &'a History) -> Player<'a> {
+        Player::new(history, Disk::new(self.kind, self.seed).piece())
+    }
+
     fn errand(&self, device: PathBuf, mount: PathBuf) -> Where {
         Where {
             task: self.task,
@@ -190,7 +195,7 @@ impl Round {
         thread::scope(|scope| {
             let lookers: Vec<_> =
                 (0..jobs).map(|_| scope.spawn(|| self.look_at_all(&receive, &failures))).collect();
-            let mut player = Player::new(history);
+            let mut player = self.player(history);
             for cut in cuts {
                 let remains = player.cut(*cut);
                 if full() || send.send((*cut, remains)).is_err() {
@@ -238,7 +243,7 @@ impl Round {
         let Some(recovery) = recovery else { return Ok(None) };
         let Some(mut cut) = Self::cuts_of(&recovery, 1, &mut prng).pop() else { return Ok(None) };
         cut.position = cut.position.max(promises);
-        let remains = Player::new(&recovery).cut(cut);
+        let remains = self.player(&recovery).cut(cut);
         let (wrong, _) = self.attempt(bed, remains, None)?;
         Ok((!wrong.is_empty()).then_some(Failure { recovery: Some(recovery), cut, wrong }))
     }

@@ -6,7 +6,7 @@ use crate::{
     errand::Task,
     media::{
         file,
-        player::{Cut, End, Player},
+        player::{Cut, End},
     },
     round::Round,
 };
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         under,
     };
     let cut = Cut { position: args.position, end: args.end, seed: args.choice };
-    let remains = Player::new(&history).cut(cut);
+    let remains = round.player(&history).cut(cut);
     let (wrong, _) = round.examine(&Bed::start(under)?, remains, None)?;
     for wrong in &wrong {
         println!("{wrong}");

@@ -4,7 +4,7 @@ use crate::{
     bed::Under,
     disk::{Disk, Kind},
     errand::Task,
-    media::{file, history::History, player::Player},
+    media::{file, history::History},
     round::{Failure, Outcome, Recorded, Round},
 };
 use anyhow::{Context, Result, bail};
@@ -123,7 +123,7 @@ fn keep(round: &Round, history: &History, failure: &Failure, folder: &Path) -> R
         folder.join(format!("{name}-at-{}-{}.img", failure.cut.position, failure.cut.end)),
     );
     file::save(history, &path)?;
-    file::save_image(&Player::new(history).cut(failure.cut).image, &image)?;
+    file::save_image(&round.player(history).cut(failure.cut).image, &image)?;
     println!("wrong after event {}, end {}:", failure.cut.position, failure.cut.end);
     for wrong in &failure.wrong {
         println!("  {wrong}");

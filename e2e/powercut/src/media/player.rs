@@ -1,7 +1,7 @@
 //! Goes through a history, and tells what the machine is left with when it ends at a place.
 //!
-//! A power cut leaves what a finished flush covers, or FUA made durable, and any part of the rest in sectors of 512
-//! bytes; nothing of the memory. A kill of the process leaves every write that ended, any of those in flight, and the
+//! A power cut leaves what a finished flush covers, or FUA made durable, and any part of the rest in pieces of a size that
+//! the disk writes whole; nothing of the memory. A kill of the process leaves every write that ended, any of those in flight, and the
 //! memory. Of two writes to one place the one that ended later wins, if it is left at all.
 
 use super::{
@@ -12,8 +12,6 @@ use super::{
 use parallax_sim::Prng;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-const SECTOR: usize = 512;
-
 /// How a history ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -23,7 +21,7 @@ pub(crate) enum End {
     Everything,
     /// The power goes; each unflushed write is left or not.
     Some,
-    /// The power goes; each sector of each unflushed write is left or not.
+    /// The power goes; each piece of each unflushed write is left or not.
     Torn,
     /// The power goes; all is left but one unflushed write.
     ButOne,
@@ -93,6 +91,8 @@ struct Unflushed {
 /// See the module.
 pub(crate) struct Player<'a> {
     history: &'a History,
+    /// Bytes that are written whole or not at all.
+    piece: usize,
     position: usize,
     /// What no power cut takes away.
     durable: Image,
@@ -108,9 +108,10 @@ pub(crate) struct Player<'a> {
 
 impl<'a> Player<'a> {
     /// At the beginning.
-    pub(crate) fn new(history: &'a History) -> Self {
+    pub(crate) fn new(history: &'a History, piece: usize) -> Self {
         Self {
             history,
+            piece,
             position: 0,
             durable: history.base.clone(),
             tails: history.tails.clone(),
@@ -144,7 +145,7 @@ impl<'a> Player<'a> {
                 End::Some | End::Kill => prng.chance(1, 2),
                 End::ButOne => missing != Some(at as u64),
                 End::Torn => {
-                    write.tear(&mut image, &mut prng);
+                    write.tear(&mut image, self.piece, &mut prng);
                     false
                 }
             };
@@ -196,19 +197,22 @@ impl<'a> Player<'a> {
 }
 
 impl Unflushed {
-    fn tear(&self, image: &mut Image, prng: &mut Prng) {
+    fn tear(&self, image: &mut Image, piece: usize, prng: &mut Prng) {
         // Most writes are torn once, few are in shreds.
         let length = self.content.len();
+        // Pieces lie where the disk has them, wherever the write begins.
+        let before = (self.offset % piece as u64) as usize;
+        let end = |number: usize| (number * piece).saturating_sub(before).min(length);
+        let pieces = (before + length).div_ceil(piece);
         if prng.chance(1, 4) {
-            for start in (0..length).step_by(SECTOR) {
+            for number in 0..pieces {
                 if prng.chance(1, 2) {
-                    self.content.apply(image, self.offset, start..(start + SECTOR).min(length));
+                    self.content.apply(image, self.offset, end(number)..end(number + 1));
                 }
             }
             return;
         }
-        let sectors = length.div_ceil(SECTOR) as u64;
-        let at = (prng.range(0..sectors + 1) as usize * SECTOR).min(length);
+        let at = end(prng.range(0..pieces as u64 + 1) as usize);
         let part = if self.number.is_multiple_of(2) { 0..at } else { at..length };
         self.content.apply(image, self.offset, part);
     }
@@ -225,7 +229,7 @@ mod tests {
     fn left(events: Vec<Event>, end: End, seed: u64) -> Vec<u8> {
         let history = History { boot: 1, base: Image::new(1 << 20), tails: Memory::new(), events };
         let position = history.events.len();
-        let image = Player::new(&history).cut(Cut { position, end, seed }).image;
+        let image = Player::new(&history, 512).cut(Cut { position, end, seed }).image;
         [0, 4096, 8192]
             .map(|at| {
                 let mut byte = [0];
@@ -259,6 +263,25 @@ mod tests {
         let seen: std::collections::BTreeSet<_> =
             (0..50).map(|seed| left(overlapped(), End::Some, seed)).collect();
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [vec![1, 0, 3], vec![1, 2, 3]]);
+    }
+
+    #[test]
+    fn a_write_is_torn_between_pieces_of_the_disk() {
+        let events =
+            vec![Event::WriteBegins { offset: 512, content: Content::Bytes([7; 3584].into()), fua: false }];
+        let history = History { boot: 1, base: Image::new(1 << 20), tails: Memory::new(), events };
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..100 {
+            let image = Player::new(&history, 1024).cut(Cut { position: 1, end: End::Torn, seed }).image;
+            let mut bytes = [0; 4096];
+            image.read(0, &mut bytes);
+            seen.insert(bytes.chunks(512).map(|sector| sector[0]).collect::<Vec<u8>>());
+        }
+        assert!(seen.len() > 8, "{seen:?}");
+        assert!(
+            seen.iter()
+                .all(|sectors| sectors[0] == 0 && (1..4).all(|at| sectors[2 * at] == sectors[2 * at + 1]))
+        );
     }
 
     #[test]
