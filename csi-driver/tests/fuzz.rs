@@ -24,7 +24,7 @@ use support::Daemon;
 use tempfile::TempDir;
 use tokio::{net::UnixListener, runtime::Runtime};
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::{Channel, Server};
+use tonic::transport::Server;
 
 /// As long as an id.
 const ID: &str = "11111111-2222-3333-4444-555555555555";
@@ -36,7 +36,7 @@ const EXT4: &str = "( 2=( 1=\"ext4\" ) 3=( 1=v:1 ) )";
 
 struct Bed {
     runtime: Runtime,
-    channel: Channel,
+    socket: PathBuf,
     daemon: Daemon,
     id: Mutex<String>,
     kubelet: PathBuf,
@@ -49,13 +49,13 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let kubelet = folder.path().join("kubelet");
         std::fs::create_dir(&kubelet).unwrap();
-        let (daemon, channel) = runtime.block_on(async {
+        let socket = folder.path().join("csi.sock");
+        let daemon = runtime.block_on(async {
             let daemon = Daemon::start(folder.path()).await;
             let client = daemon.client();
             let controller = ControllerService::new(client.clone(), Shell::default());
             let node =
                 NodeService::new(client.clone(), KubeletDir::open(&kubelet).unwrap(), Shell::default());
-            let socket = folder.path().join("csi.sock");
             let listener = UnixListener::bind(&socket).unwrap();
             let router = Server::builder()
                 .add_service(IdentityServer::new(IdentityService::new(DependsOn::Manager(client))))
@@ -64,9 +64,9 @@ impl Bed {
                 .add_service(SnapshotMetadataServer::new(controller))
                 .add_service(NodeServer::new(node));
             tokio::spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));
-            (daemon, grpc::connect(&socket).await.unwrap())
+            daemon
         });
-        let bed = Self { runtime, channel, daemon, id: Mutex::default(), kubelet, _folder: folder };
+        let bed = Self { runtime, socket, daemon, id: Mutex::default(), kubelet, _folder: folder };
         bed.runtime.block_on(bed.begin_anew());
         bed
     }
@@ -99,10 +99,9 @@ impl Bed {
 
     fn called(&self, bytes: &[u8]) -> Outcome {
         let id = self.id.lock().unwrap().clone();
-        let bytes = replaced(bytes, ID.as_bytes(), id.as_bytes());
-        let call = |bytes: &[u8]| {
-            grpc::outcome(self.runtime.block_on(grpc::call(self.channel.clone(), bytes, DEADLINE)))
-        };
+        let bytes = grpc::replaced(bytes, ID.as_bytes(), id.as_bytes());
+        let call =
+            |bytes: &[u8]| grpc::outcome(self.runtime.block_on(grpc::call(&self.socket, bytes, DEADLINE)));
         let outcome = call(&bytes);
         if outcome == Outcome::Accepted {
             self.runtime.block_on(self.begin_anew());
@@ -116,17 +115,6 @@ impl Bed {
             }
         }
     }
-}
-
-/// Other bytes of the same length instead of each `from`.
-fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    for at in 0..bytes.len().saturating_sub(from.len() - 1) {
-        if bytes[at..].starts_with(from) {
-            bytes[at..at + from.len()].copy_from_slice(to);
-        }
-    }
-    bytes
 }
 
 /// A valid call; edits change its message.

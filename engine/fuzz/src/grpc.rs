@@ -67,7 +67,7 @@ impl Decoder for Raw {
 }
 
 /// A connection to a service on a Unix socket.
-pub async fn connect(socket: &Path) -> io::Result<Channel> {
+async fn connect(socket: &Path) -> io::Result<Channel> {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket: PathBuf = socket.clone();
@@ -78,13 +78,17 @@ pub async fn connect(socket: &Path) -> io::Result<Channel> {
 }
 
 /// Makes the call that `bytes` are, and reads its answer. `Err` says what is wrong with the input itself.
-pub async fn call(channel: Channel, bytes: &[u8], deadline: Duration) -> Result<Result<(), Status>, String> {
+///
+/// Each call has a connection of its own: a service that has refused a message before all of it was there may end the
+/// connection, and the next call on it would be cancelled.
+pub async fn call(socket: &Path, bytes: &[u8], deadline: Duration) -> Result<Result<(), Status>, String> {
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("there is no line with a method")?;
     let (line, body) = (&bytes[..end], &bytes[end + 1..]);
     let streams = line.starts_with(b"*");
     let path = [b"/", line.get(1..).unwrap_or(&[])].concat();
     let path = PathAndQuery::try_from(path).map_err(|error| format!("the method is none: {error}"))?;
     let messages = if streams { fields(body)? } else { vec![body.to_vec()] };
+    let channel = connect(socket).await.map_err(|error| format!("the service is gone: {error}"))?;
     let mut client = Grpc::new(channel);
     client.ready().await.map_err(|error| format!("the service is gone: {error}"))?;
     let mut request = Request::new(tokio_stream::iter(messages));
@@ -99,6 +103,17 @@ pub async fn call(channel: Channel, bytes: &[u8], deadline: Duration) -> Result<
         Ok(())
     };
     Ok(called.await)
+}
+
+/// Other bytes of the same length instead of each `from`: ids differ from run to run.
+pub fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for at in 0..bytes.len().saturating_sub(from.len() - 1) {
+        if bytes[at..].starts_with(from) {
+            bytes[at..at + from.len()].copy_from_slice(to);
+        }
+    }
+    bytes
 }
 
 /// What came of a call: the code and the words. Panics if a service says that it, not the input, is at fault.

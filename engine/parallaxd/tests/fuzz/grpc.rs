@@ -26,7 +26,6 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, sync::watch};
-use tonic::transport::Channel;
 
 /// As long as an id.
 const ID: &str = "11111111-2222-3333-4444-555555555555";
@@ -37,7 +36,6 @@ const BOUND: Bound = Bound { memory: 96 << 20, time: Duration::from_secs(60) };
 /// A daemon's services in this process.
 struct Bed {
     runtime: Runtime,
-    channel: Channel,
     client: Client,
     socket: PathBuf,
     /// Id of the volume `data`.
@@ -56,7 +54,7 @@ impl Bed {
         let tails = tempfile::tempdir_in("/dev/shm").unwrap();
         let socket = directory.path().join("socket");
         let (health, changes) = watch::channel(true);
-        let (engine, channel, client) = runtime.block_on(async {
+        let (engine, client) = runtime.block_on(async {
             let options = EngineOptions {
                 path: directory.path().join("pool"),
                 io: IoMode::Threads,
@@ -84,13 +82,11 @@ impl Bed {
                 let forever = std::future::pending();
                 server::serve_socket(&core, &Health::new(changes), listener, forever).await
             });
-            let channel = grpc::connect(&socket).await.unwrap();
             let client = Client::connect(&Endpoint::Unix(socket.clone())).await.unwrap();
-            (engine, channel, client.with_deadline(DEADLINE))
+            (engine, client.with_deadline(DEADLINE))
         });
         let id = Mutex::default();
-        let bed =
-            Self { runtime, channel, client, socket, id, engine, _health: health, directory, _tails: tails };
+        let bed = Self { runtime, client, socket, id, engine, _health: health, directory, _tails: tails };
         bed.runtime.block_on(bed.begin_anew());
         bed
     }
@@ -130,9 +126,8 @@ impl Bed {
 
     fn called(&self, bytes: &[u8]) -> Outcome {
         let id = self.id.lock().unwrap().clone();
-        let bytes = replaced(bytes, ID.as_bytes(), id.as_bytes());
-        let channel = self.channel.clone();
-        let outcome = grpc::outcome(self.runtime.block_on(grpc::call(channel, &bytes, DEADLINE)));
+        let bytes = grpc::replaced(bytes, ID.as_bytes(), id.as_bytes());
+        let outcome = grpc::outcome(self.runtime.block_on(grpc::call(&self.socket, &bytes, DEADLINE)));
         if outcome == Outcome::Accepted {
             self.runtime.block_on(self.begin_anew());
         }
@@ -150,17 +145,6 @@ impl Drop for Bed {
         let _ = self.runtime.block_on(self.engine.close());
         let _ = self.directory.path();
     }
-}
-
-/// Other bytes of the same length instead of each `from`.
-fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    for at in 0..bytes.len().saturating_sub(from.len() - 1) {
-        if bytes[at..].starts_with(from) {
-            bytes[at..at + from.len()].copy_from_slice(to);
-        }
-    }
-    bytes
 }
 
 /// A valid call; edits change its message.
