@@ -18,6 +18,7 @@ use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, SECTOR_SIZE, WriteOptions};
 use parallax_format::{
     BlockAddress,
     journal::{self, BlockHeader},
+    seal,
     superblock::Superblock,
 };
 use parallax_sim::{Either, Image, Prng, SimDisk, either};
@@ -308,17 +309,22 @@ fn metadata(image: &Image) -> Vec<Block> {
 /// Whether damage to this block must be noticed and may matter: not the last of a log, nor long before it.
 fn counts(block: &Block, same: &[&Block], image: &Image) -> bool {
     let sequence = |block: &Block| u64::from_le_bytes(block.bytes[24..32].try_into().expect("eight bytes"));
+    let mut first = [0; BLOCK_SIZE];
+    image.read(0, &mut first);
+    let Ok((superblock, _)) = Superblock::decode(&first, 0) else { return block.kind != kind::JOURNAL };
     match block.kind {
         // Logs of older areas do not count any more; that they are spared is no loss.
         kind::AREA_LOG => {
             let area = |block: &Block| block.bytes[32..48].to_vec();
-            let rest = same.iter().filter(|other| area(other) == area(block));
-            rest.map(|other| sequence(other)).max() != Some(sequence(block))
+            // A later one that was torn proves nothing.
+            let is_whole = |other: &Block| {
+                let at = other.at / BLOCK_SIZE as u64;
+                seal::open(&other.bytes, seal::Kind::AreaLog, at, superblock.salt).is_ok()
+            };
+            let rest = same.iter().filter(|other| area(other) == area(block) && is_whole(other));
+            rest.map(|other| sequence(other)).max().is_some_and(|last| last > sequence(block))
         }
         kind::JOURNAL => {
-            let mut first = [0; BLOCK_SIZE];
-            image.read(0, &mut first);
-            let Ok((superblock, _)) = Superblock::decode(&first, 0) else { return false };
             let header = |block: &Block| -> Option<BlockHeader> {
                 let bits = u64::from_le_bytes(block.bytes[16..24].try_into().expect("eight bytes"));
                 let address = BlockAddress::from_bits(bits)?;
