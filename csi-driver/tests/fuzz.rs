@@ -5,7 +5,6 @@
 
 mod support;
 
-use parallax_api::v1::{self, volume_ref::By};
 use parallax_csi::{
     controller::ControllerService,
     identity::{DependsOn, IdentityService},
@@ -18,16 +17,14 @@ use parallax_csi::{
     },
     server::Shell,
 };
-use parallax_fuzz::{Bound, Input, Outcome, Seed, Target, explore, grpc, replay};
-use std::{path::PathBuf, sync::Mutex, time::Duration};
+use parallax_fuzz::{Bound, Outcome, Seed, Target, explore, grpc, replay};
+use std::{path::PathBuf, time::Duration};
 use support::Daemon;
 use tempfile::TempDir;
 use tokio::{net::UnixListener, runtime::Runtime};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-/// As long as an id.
-const ID: &str = "11111111-2222-3333-4444-555555555555";
 const DEADLINE: Duration = Duration::from_secs(30);
 /// gRPC takes messages of at most 4 MiB; client and server are both in this process.
 const BOUND: Bound = Bound { memory: 96 << 20, time: Duration::from_secs(60) };
@@ -37,9 +34,9 @@ const EXT4: &str = "( 2=( 1=\"ext4\" ) 3=( 1=v:1 ) )";
 struct Bed {
     runtime: Runtime,
     socket: PathBuf,
-    daemon: Daemon,
-    id: Mutex<String>,
+    pool: grpc::Pool,
     kubelet: PathBuf,
+    _daemon: Daemon,
     _folder: TempDir,
 }
 
@@ -50,7 +47,7 @@ impl Bed {
         let kubelet = folder.path().join("kubelet");
         std::fs::create_dir(&kubelet).unwrap();
         let socket = folder.path().join("csi.sock");
-        let daemon = runtime.block_on(async {
+        let (pool, daemon) = runtime.block_on(async {
             let daemon = Daemon::start(folder.path()).await;
             let client = daemon.client();
             let controller = ControllerService::new(client.clone(), Shell::default());
@@ -64,67 +61,28 @@ impl Bed {
                 .add_service(SnapshotMetadataServer::new(controller))
                 .add_service(NodeServer::new(node));
             tokio::spawn(router.serve_with_incoming(UnixListenerStream::new(listener)));
-            daemon
+            (grpc::Pool::new(daemon.client(), &socket, DEADLINE).await, daemon)
         });
-        let bed = Self { runtime, socket, daemon, id: Mutex::default(), kubelet, _folder: folder };
-        bed.runtime.block_on(bed.begin_anew());
-        bed
-    }
-
-    /// One volume, one snapshot of it, nothing else.
-    async fn begin_anew(&self) {
-        let client = self.daemon.client();
-        let mut manager = client.manager();
-        let all = v1::ListSnapshotsRequest::default();
-        for snapshot in manager.list_snapshots(client.request(all)).await.unwrap().into_inner().snapshots {
-            let request = v1::DeleteSnapshotRequest { id: snapshot.id };
-            manager.delete_snapshot(client.request(request)).await.unwrap();
-        }
-        let all = v1::ListVolumesRequest::default();
-        for volume in manager.list_volumes(client.request(all)).await.unwrap().into_inner().volumes {
-            let by = || Some(v1::VolumeRef { by: Some(By::Id(volume.id.clone())) });
-            let request = v1::UnpublishVolumeRequest { volume: by(), node: String::new() };
-            manager.unpublish_volume(client.request(request)).await.unwrap();
-            manager.delete_volume(client.request(v1::DeleteVolumeRequest { volume: by() })).await.unwrap();
-        }
-        let request =
-            v1::CreateVolumeRequest { name: "data".into(), size_bytes: 4 << 20, ..Default::default() };
-        let volume = manager.create_volume(client.request(request)).await.unwrap().into_inner();
-        let by = v1::VolumeRef { by: Some(By::Id(volume.id.clone())) };
-        let request =
-            v1::CreateSnapshotsRequest { volumes: vec![by], label: "first".into(), name: "kept".into() };
-        manager.create_snapshots(client.request(request)).await.unwrap();
-        *self.id.lock().unwrap() = volume.id;
+        Self { runtime, socket, pool, kubelet, _daemon: daemon, _folder: folder }
     }
 
     fn called(&self, bytes: &[u8]) -> Outcome {
-        let id = self.id.lock().unwrap().clone();
-        let bytes = grpc::replaced(bytes, ID.as_bytes(), id.as_bytes());
-        let call =
-            |bytes: &[u8]| grpc::outcome(self.runtime.block_on(grpc::call(&self.socket, bytes, DEADLINE)));
-        let outcome = call(&bytes);
-        if outcome == Outcome::Accepted {
-            self.runtime.block_on(self.begin_anew());
-        }
-        assert_eq!(call(b"/csi.v1.Identity/Probe\n"), Outcome::Accepted, "the driver goes on");
+        let outcome = self.runtime.block_on(self.pool.called(bytes));
+        let probe = grpc::call(&self.socket, b"/csi.v1.Identity/Probe\n", DEADLINE);
+        let goes_on = grpc::outcome(self.runtime.block_on(probe));
+        assert_eq!(goes_on, Outcome::Accepted, "the driver goes on");
         match outcome {
             Outcome::Accepted => outcome,
             Outcome::Refused(words) => {
                 let kubelet = self.kubelet.display().to_string();
-                Outcome::Refused(words.replace(&id, "ID").replace(&kubelet, "KUBELET"))
+                Outcome::Refused(words.replace(&kubelet, "KUBELET"))
             }
         }
     }
 }
 
-/// A valid call; edits change its message.
 fn seed(name: &'static str, method: &str, message: &str) -> Seed {
-    let line = format!("/csi.v1.{method}\n");
-    let message = message.replace("ID", ID).replace("EXT4", EXT4);
-    let message = Input::parse(&message).unwrap().apply(&[]).unwrap();
-    let bytes = [line.as_bytes(), &message].concat();
-    let message = line.len()..bytes.len() + 1;
-    Seed::within(name, bytes, message)
+    grpc::seed(name, &format!("/csi.v1.{method}"), &message.replace("EXT4", EXT4))
 }
 
 fn folder() -> PathBuf {

@@ -48,6 +48,22 @@ struct Block {
     bytes: Vec<u8>,
 }
 
+impl Block {
+    fn word(&self, at: usize) -> u64 {
+        u64::from_le_bytes(self.bytes[at..at + 8].try_into().expect("eight bytes"))
+    }
+
+    /// Where a sealed block of an extent says that it belongs.
+    fn address(&self) -> Option<BlockAddress> {
+        BlockAddress::from_bits(self.word(16))
+    }
+
+    /// Of two versions of a sealed block the higher is newer.
+    fn sequence(&self) -> u64 {
+        self.word(24)
+    }
+}
+
 /// What happens to it.
 #[derive(Debug, Clone, Copy)]
 enum Damage {
@@ -197,8 +213,7 @@ impl Drill {
 /// Whether what could not be read is this very block, as part of a journal: an older volume's root slot lay there, and no
 /// group has been written over it yet. Nobody knows whether one had been, so that is damage.
 fn is_journal_by_now(block: &Block, text: &str) -> bool {
-    let bits = u64::from_le_bytes(block.bytes[16..24].try_into().expect("eight bytes"));
-    let address = BlockAddress::from_bits(bits).filter(|_| block.kind == kind::ROOT);
+    let address = block.address().filter(|_| block.kind == kind::ROOT);
     address.is_some_and(|address| {
         text.contains(" of the journal of ") && text.contains(&format!("reading block {address}:"))
     })
@@ -308,7 +323,6 @@ fn metadata(image: &Image) -> Vec<Block> {
 
 /// Whether damage to this block must be noticed and may matter: not the last of a log, nor long before it.
 fn counts(block: &Block, same: &[&Block], image: &Image) -> bool {
-    let sequence = |block: &Block| u64::from_le_bytes(block.bytes[24..32].try_into().expect("eight bytes"));
     let mut first = [0; BLOCK_SIZE];
     image.read(0, &mut first);
     let Ok((superblock, _)) = Superblock::decode(&first, 0) else { return block.kind != kind::JOURNAL };
@@ -322,13 +336,13 @@ fn counts(block: &Block, same: &[&Block], image: &Image) -> bool {
                 seal::open(&other.bytes, seal::Kind::AreaLog, at, superblock.salt).is_ok()
             };
             let rest = same.iter().filter(|other| area(other) == area(block) && is_whole(other));
-            rest.map(|other| sequence(other)).max().is_some_and(|last| last > sequence(block))
+            rest.map(|other| other.sequence()).max().is_some_and(|last| last > block.sequence())
         }
         kind::JOURNAL => {
             let header = |block: &Block| -> Option<BlockHeader> {
-                let bits = u64::from_le_bytes(block.bytes[16..24].try_into().expect("eight bytes"));
-                let address = BlockAddress::from_bits(bits)?;
-                journal::decode_block(&block.bytes, address, superblock.salt).ok().map(|(header, ..)| header)
+                journal::decode_block(&block.bytes, block.address()?, superblock.salt)
+                    .ok()
+                    .map(|(header, ..)| header)
             };
             let Some(mine) = header(block) else { return false };
             let of_vdi =

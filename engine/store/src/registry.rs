@@ -108,6 +108,12 @@ impl Known {
         Some(ExtentRecord { extent, kind, device: 0, position, owner, birth: self.birth + 1 })
     }
 
+    /// What makes such an extent known, and its birth the last.
+    pub(crate) fn claiming(&self, extent: ExtentRecord) -> [Record; 2] {
+        let counters = Record::Counters { birth: extent.birth, incarnation: self.incarnation };
+        [counters, Record::Extent(extent)]
+    }
+
     fn pack(&self) -> Result<Vec<Vec<u8>>> {
         let mut packer = Packer::default();
         self.records().try_for_each(|record| packer.push(&record))?;
@@ -191,8 +197,7 @@ impl Area {
                     "the registry needs another extent and the pool has none left; delete volumes or enlarge the pool",
                 ));
             };
-            known.birth = extent.birth;
-            known.apply(&Record::Extent(extent));
+            known.claiming(extent).iter().for_each(|record| known.apply(record));
         };
         let mut header = AreaHeader { id, base_blocks: bodies.len() as u32, base_crc: 0, runs };
         for (index, body) in bodies.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Goes through a history, and tells what the machine is left with when it ends at a place.
 //!
 //! A power cut leaves what a finished flush covers, or FUA made durable, and any part of the rest in pieces of a size that
-//! the disk writes whole; nothing of the memory. A kill of the process leaves every write that ended, any of those in flight, and the
-//! memory. Of two writes to one place the one that ended later wins, if it is left at all.
+//! the disk writes whole; nothing of the memory. A kill of the process leaves every write that ended, any of those in
+//! flight, and the memory. Of two writes to one place the one that ended later wins, if it is left at all.
 
 use super::{
     Image,

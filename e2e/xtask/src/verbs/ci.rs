@@ -60,6 +60,12 @@ struct Stage {
 /// What is told again below the table, where nobody has to look for it.
 type Failures = Vec<String>;
 
+/// Tells it now, and again at the end.
+fn tell(failures: &mut Failures, what: &str, error: &anyhow::Error) {
+    say::failure(error);
+    failures.push(format!("{what}: {error:#}"));
+}
+
 const STAGES: &[Stage] = &[
     Stage { name: "format", cluster: false, run: format },
     Stage { name: "clippy", cluster: false, run: clippy },
@@ -88,8 +94,7 @@ pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
         let begun = Instant::now();
         let outcome = (stage.run)(world, &mut failures);
         if let Err(error) = &outcome {
-            say::failure(error);
-            failures.push(format!("{}: {error:#}", stage.name));
+            tell(&mut failures, stage.name, error);
         }
         rows.push((stage.name, outcome, begun.elapsed()));
     }
@@ -190,8 +195,7 @@ fn tests(world: &World, failures: &mut Failures) -> Result<Count> {
         && count.failed == 0
     {
         // Something did not even compile.
-        say::failure(&error);
-        failures.push(format!("unit tests: {error:#}"));
+        tell(failures, "unit tests", &error);
         count.failed = 1;
     }
     Ok(count)
@@ -233,7 +237,7 @@ fn chart(world: &World, failures: &mut Failures) -> Result<Count> {
     let mut check = |what: &str, outcome: Result<()>| match outcome {
         Ok(()) => count.passed += 1,
         Err(error) => {
-            failures.push(format!("{what}: {error:#}"));
+            tell(failures, what, &error);
             count.failed += 1;
         }
     };
@@ -294,8 +298,7 @@ fn drill(world: &World, failures: &mut Failures) -> Result<Count> {
         match process::shown(&mut command, BUILD) {
             Ok(()) => count.passed += 1,
             Err(error) => {
-                say::failure(&error);
-                failures.push(format!("the drill's {what}: {error:#}"));
+                tell(failures, &format!("the drill's {what}"), &error);
                 count.failed += 1;
             }
         }
@@ -314,8 +317,7 @@ fn filesystems(world: &World, failures: &mut Failures) -> Result<Count> {
         match filesystems::run(world, &args) {
             Ok(()) => count.passed += 1,
             Err(error) => {
-                say::failure(&error);
-                failures.push(format!("power cuts under filesystems: {error:#}"));
+                tell(failures, "power cuts under filesystems", &error);
                 count.failed += 1;
             }
         }

@@ -162,6 +162,10 @@ impl Attached {
                 format!("{} offers {} bytes of {}", shown.path.display(), shown.capacity, geometry.capacity),
             ));
         }
+        Self::over_its_file(shown, device, served)
+    }
+
+    fn over_its_file(shown: LoopAttachment, device: LoopDevice, served: Arc<Served>) -> Result<Self> {
         let file = device.backing_file().ok_or_else(|| {
             Error::new(ErrorKind::Io, format!("{} has lost its file", shown.path.display()))
         })?;
@@ -188,10 +192,7 @@ impl Attached {
         };
         let untuned =
             kept.untuned.into_iter().map(|(name, value)| Setting::of(device, &name, value)).collect();
-        let file = device.backing_file().ok_or_else(|| {
-            Error::new(ErrorKind::Io, format!("{} has lost its file", shown.path.display()))
-        })?;
-        Ok(Self { shown, device, file, served, untuned, note: kept.note, lost: None })
+        Ok(Self { untuned, note: kept.note, ..Self::over_its_file(shown, device, served)? })
     }
 
     /// What the next daemon has to know.

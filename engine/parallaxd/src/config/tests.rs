@@ -17,23 +17,7 @@ fn a_pool_is_all_that_must_be_said() {
 
 #[test]
 fn everything_can_be_said() {
-    let config = Config::parse(
-        "node: worker-1
-pool: {path: /var/lib/pool.img, create: {size: 64G, extent: 16MiB}, io: threads}
-socket: /run/p.sock
-manager:
-  listen: '[::]:9443'
-  tls: {certificate: /tls/tls.crt, key: /tls/tls.key, client_ca: /tls/ca.crt}
-exports: {directory: /run/e, attachments_max: 16, memory: 32M}
-data_threads: 4
-tails: /dev/shm/p
-metrics: {listen: '127.0.0.1:9750'}
-log: {format: json, filter: debug}
-gc: {automatic: false, quiet: 1s, every: 5m}
-shutdown_within: 1m
-",
-    )
-    .unwrap();
+    let config = Config::parse(include_str!("everything.yaml")).unwrap();
     let create = config.pool.create.unwrap();
     assert_eq!((create.size, create.extent), (Some(Size(64 << 30)), Some(Size(16 << 20))));
     assert_eq!(config.gc.every, Span(Duration::from_secs(300)));

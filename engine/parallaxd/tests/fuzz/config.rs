@@ -5,20 +5,8 @@ use parallax_fuzz::{Bound, Outcome, Seed, Target, explore, replay};
 use parallaxd::config::Config;
 use std::time::Duration;
 
-const EVERYTHING: &str = "node: worker-1
-pool: {path: /var/lib/pool.img, create: {size: 64G, extent: 16MiB}, io: threads}
-socket: /run/p.sock
-manager:
-  listen: '[::]:9443'
-  tls: {certificate: /tls/tls.crt, key: /tls/tls.key, client_ca: /tls/ca.crt}
-exports: {directory: /run/e, attachments_max: 16, memory: 32M}
-data_threads: 4
-tails: /dev/shm/p
-metrics: {listen: '127.0.0.1:9750'}
-log: {format: json, filter: debug}
-gc: {automatic: false, quiet: 1s, every: 5m}
-shutdown_within: 1m
-";
+/// What the configuration's own tests read, too.
+const EVERYTHING: &str = include_str!("../../src/config/everything.yaml");
 
 #[test]
 fn configuration() {

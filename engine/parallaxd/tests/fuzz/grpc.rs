@@ -8,7 +8,11 @@ use parallax_api::{
     v1::{self, volume_ref::By},
 };
 use parallax_device::IoMode;
-use parallax_fuzz::{Bound, Input, Outcome, Seed, Target, explore, grpc, replay};
+use parallax_fuzz::{
+    Bound, Outcome, Target, explore,
+    grpc::{self, seed},
+    replay,
+};
 use parallax_store::Name;
 use parallaxd::{
     config::GcConfig,
@@ -19,16 +23,10 @@ use parallaxd::{
     server::{self, Health},
     service::Core,
 };
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, sync::watch};
 
-/// As long as an id.
-const ID: &str = "11111111-2222-3333-4444-555555555555";
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Requests are at most 8 MiB, and are held by the client, by HTTP/2's windows and by the server.
 const BOUND: Bound = Bound { memory: 96 << 20, time: Duration::from_secs(60) };
@@ -38,8 +36,7 @@ struct Bed {
     runtime: Runtime,
     client: Client,
     socket: PathBuf,
-    /// Id of the volume `data`.
-    id: Mutex<String>,
+    pool: grpc::Pool,
     engine: Arc<Engine>,
     _health: watch::Sender<bool>,
     directory: TempDir,
@@ -85,36 +82,8 @@ impl Bed {
             let client = Client::connect(&Endpoint::Unix(socket.clone())).await.unwrap();
             (engine, client.with_deadline(DEADLINE))
         });
-        let id = Mutex::default();
-        let bed = Self { runtime, client, socket, id, engine, _health: health, directory, _tails: tails };
-        bed.runtime.block_on(bed.begin_anew());
-        bed
-    }
-
-    /// One volume, one snapshot of it, nothing else.
-    async fn begin_anew(&self) {
-        let client = &self.client;
-        let mut manager = client.manager();
-        let all = v1::ListSnapshotsRequest::default();
-        for snapshot in manager.list_snapshots(client.request(all)).await.unwrap().into_inner().snapshots {
-            let request = v1::DeleteSnapshotRequest { id: snapshot.id };
-            manager.delete_snapshot(client.request(request)).await.unwrap();
-        }
-        let all = v1::ListVolumesRequest::default();
-        for volume in manager.list_volumes(client.request(all)).await.unwrap().into_inner().volumes {
-            let by = || Some(v1::VolumeRef { by: Some(By::Id(volume.id.clone())) });
-            let request = v1::UnpublishVolumeRequest { volume: by(), node: String::new() };
-            manager.unpublish_volume(client.request(request)).await.unwrap();
-            manager.delete_volume(client.request(v1::DeleteVolumeRequest { volume: by() })).await.unwrap();
-        }
-        let request =
-            v1::CreateVolumeRequest { name: "data".into(), size_bytes: 4 << 20, ..Default::default() };
-        let volume = manager.create_volume(client.request(request)).await.unwrap().into_inner();
-        let by = v1::VolumeRef { by: Some(By::Id(volume.id.clone())) };
-        let request =
-            v1::CreateSnapshotsRequest { volumes: vec![by], label: "first".into(), name: "kept".into() };
-        manager.create_snapshots(client.request(request)).await.unwrap();
-        *self.id.lock().unwrap() = volume.id;
+        let pool = runtime.block_on(grpc::Pool::new(client.clone(), &socket, DEADLINE));
+        Self { runtime, client, socket, pool, engine, _health: health, directory, _tails: tails }
     }
 
     fn still_serves(&self) {
@@ -125,17 +94,9 @@ impl Bed {
     }
 
     fn called(&self, bytes: &[u8]) -> Outcome {
-        let id = self.id.lock().unwrap().clone();
-        let bytes = grpc::replaced(bytes, ID.as_bytes(), id.as_bytes());
-        let outcome = grpc::outcome(self.runtime.block_on(grpc::call(&self.socket, &bytes, DEADLINE)));
-        if outcome == Outcome::Accepted {
-            self.runtime.block_on(self.begin_anew());
-        }
+        let outcome = self.runtime.block_on(self.pool.called(bytes));
         self.still_serves();
-        match outcome {
-            Outcome::Accepted => outcome,
-            Outcome::Refused(words) => Outcome::Refused(words.replace(&id, "ID")),
-        }
+        outcome
     }
 }
 
@@ -145,15 +106,6 @@ impl Drop for Bed {
         let _ = self.runtime.block_on(self.engine.close());
         let _ = self.directory.path();
     }
-}
-
-/// A valid call; edits change its message.
-fn seed(name: &'static str, method: &str, message: &str) -> Seed {
-    let line = format!("{method}\n");
-    let message = Input::parse(&message.replace("ID", ID)).unwrap().apply(&[]).unwrap();
-    let bytes = [line.as_bytes(), &message].concat();
-    let message = line.len()..bytes.len() + 1;
-    Seed::within(name, bytes, message)
 }
 
 #[test]

@@ -92,16 +92,16 @@ impl PoolCore {
             return Ok(());
         }
         let extents = self.disk.superblock.extents;
-        if let Some(record) = registry.known.another_extent(extents, kind, self.incarnation) {
-            // Before the extent is chosen: the registry may take it.
-            self.make_room_for(&mut registry, &[Record::Extent(record)]).await?;
-        }
+        let next = |registry: &Registry| {
+            registry.known.another_extent(extents, kind, self.incarnation).ok_or_else(out_of_space)
+        };
+        // Before the extent is chosen: the registry may take it.
+        let some = next(&registry)?;
+        self.make_room_for(&mut registry, &[Record::Extent(some)]).await?;
         if !may_claim(kind, self.fill()) {
             return Err(out_of_space());
         }
-        let Some(record) = registry.known.another_extent(extents, kind, self.incarnation) else {
-            return Err(out_of_space());
-        };
+        let record = next(&registry)?;
         let ExtentRecord { extent, position, birth, .. } = record;
         self.disk.map_extent(extent, position);
         let mut map = ExtentMap::fresh(extent, kind, birth, self.disk.superblock.extent_blocks);
@@ -111,8 +111,8 @@ impl PoolCore {
             written.map_err(|cause| self.space.break_off(cause))?;
         }
         self.disk.flush().await?;
-        let counters = Record::Counters { birth, incarnation: registry.known.incarnation };
-        self.record_all(&mut registry, &[counters, Record::Extent(record)]).await?;
+        let records = registry.known.claiming(record);
+        self.record_all(&mut registry, &records).await?;
         self.space.add(map);
         self.claims.fetch_add(1, SeqCst);
         tracing::debug!(%extent, ?kind, "claimed an extent");
@@ -141,8 +141,8 @@ impl PoolCore {
                 });
                 return if grows { Err(out_of_space()) } else { Ok(()) };
             };
-            let counters = Record::Counters { birth: extent.birth, incarnation: registry.known.incarnation };
-            self.record_all(registry, &[counters, Record::Extent(extent)]).await?;
+            let records = registry.known.claiming(extent);
+            self.record_all(registry, &records).await?;
             tracing::debug!(extent = %extent.extent, "claimed an extent for the registry");
         }
         Ok(())

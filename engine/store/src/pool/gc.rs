@@ -17,26 +17,19 @@ use super::{Pool, PoolCore};
 use crate::{
     GcProgress, VdiId,
     mutants::{self, Mutant},
+    space::Run,
     vdi::{Mode, replay, tail_runs},
     walk::{Place, Roots, Through, Visit, walk},
 };
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, ResultExt};
 use parallax_format::{
     BlockAddress, Entry, Node,
-    journal::{JournalRecord, SEGMENT_BLOCKS},
     record::{ExtentKind, VdiRecord},
-    root::SLOTS,
 };
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
-
-/// Blocks that a root owns besides its tree.
-struct Private {
-    start: BlockAddress,
-    count: u32,
-}
 
 /// The one garbage collection that a pool may have under way. However it ends, nothing stays a candidate.
 pub(super) struct Collection<'a> {
@@ -163,15 +156,10 @@ impl PoolCore {
         let known = self.known();
         for record in known.vdis.values() {
             let open = self.open_core(VdiId(record.id)).filter(|core| core.failure().is_none());
-            let mut private: Vec<Private> = Vec::new();
-            if let Some(open) = &open {
-                private.extend(
-                    open.private_runs()
-                        .await
-                        .into_iter()
-                        .map(|run| Private { start: run.start, count: run.count }),
-                );
-            }
+            let mut private: Vec<Run> = match &open {
+                Some(open) => open.private_runs().await,
+                None => Vec::new(),
+            };
             // Its slots are not written while they are read.
             let _still = match &open {
                 Some(open) => Some(open.no_checkpoint().await),
@@ -189,20 +177,20 @@ impl PoolCore {
         Ok(roots)
     }
 
+    /// Adds the trees of a VDI to `roots`, and the blocks that it owns besides to `private`.
     async fn roots_of(
         &self,
         record: &VdiRecord,
         replay_journal: bool,
         roots: &mut Roots,
-        private: &mut Vec<Private>,
+        private: &mut Vec<Run>,
     ) -> Result<()> {
+        private.extend(record.grant.map(|grant| Run::slots(grant.slots)));
         let Some(slots) = replay::state(&self.disk, record).await? else {
             roots.maps.push(record.initial.tree());
-            private.extend(record.grant.map(|grant| Private { start: grant.slots, count: SLOTS }));
             return Ok(());
         };
-        private.push(Private { start: slots.grant.slots, count: SLOTS });
-        private.extend(record.grant.map(|grant| Private { start: grant.slots, count: SLOTS }));
+        private.push(Run::slots(slots.grant.slots));
         let mut replayed: BTreeSet<u64> = BTreeSet::new();
         for slot in slots.both() {
             roots.maps.push(slot.map);
@@ -215,16 +203,10 @@ impl PoolCore {
             }
             let journal =
                 replay::replay(&self.disk, record.id, slot.epoch, slot.replay, slots.durable_group).await?;
-            private.extend(
-                journal.segments.iter().map(|start| Private { start: *start, count: SEGMENT_BLOCKS }),
-            );
+            private.extend(journal.segments.iter().copied().map(Run::segment));
             let this_boot = self.is_of_this_boot(slots.grant.incarnation);
             let tail = tail_runs(self, record.id, slot.epoch, journal.next_record, this_boot)?;
-            for mapped in journal.records.iter().chain(&tail) {
-                if let JournalRecord::Map { address, count, .. } = mapped {
-                    private.push(Private { start: *address, count: *count });
-                }
-            }
+            private.extend(journal.records.iter().chain(&tail).filter_map(Run::mapped));
         }
         Ok(())
     }

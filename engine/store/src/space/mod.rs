@@ -33,7 +33,12 @@ use crate::{
     mutants::{self, Mutant},
 };
 use parallax_block::{Error, ErrorKind, Result};
-use parallax_format::{BlockAddress, ExtentId, bitmap, record::ExtentKind};
+use parallax_format::{
+    BlockAddress, ExtentId, bitmap,
+    journal::{JournalRecord, SEGMENT_BLOCKS},
+    record::ExtentKind,
+    root::SLOTS,
+};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::Mutex as AsyncMutex;
@@ -52,6 +57,24 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// The slots of a grant.
+    pub(crate) fn slots(start: BlockAddress) -> Self {
+        Self { start, count: SLOTS }
+    }
+
+    /// A segment of a journal.
+    pub(crate) fn segment(start: BlockAddress) -> Self {
+        Self { start, count: SEGMENT_BLOCKS }
+    }
+
+    /// What a record maps.
+    pub(crate) fn mapped(record: &JournalRecord) -> Option<Self> {
+        match record {
+            JournalRecord::Map { count, address, .. } => Some(Self { start: *address, count: *count }),
+            _ => None,
+        }
+    }
+
     fn overlaps(self, other: Self) -> bool {
         let (a, b) = (self.start, other.start);
         a.extent() == b.extent() && a.block() < b.block() + other.count && b.block() < a.block() + self.count

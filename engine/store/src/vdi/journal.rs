@@ -119,7 +119,7 @@ impl JournalWriter {
     }
 
     pub(crate) fn segments(&self) -> impl Iterator<Item = Run> {
-        self.segments.iter().map(|(_, start)| Run { start: *start, count: SEGMENT_BLOCKS })
+        self.segments.iter().map(|(_, start)| Run::segment(*start))
     }
 
     /// Allocates what `blocks` more blocks will need, and one segment beyond. Done before the flush of the
@@ -224,7 +224,7 @@ impl JournalWriter {
     pub(crate) fn retire(&mut self, number: u32) -> Vec<Run> {
         let mut retired = Vec::new();
         while self.segments.front().is_some_and(|(segment, _)| *segment < number) {
-            retired.extend(self.segments.pop_front().map(|(_, start)| Run { start, count: SEGMENT_BLOCKS }));
+            retired.extend(self.segments.pop_front().map(|(_, start)| Run::segment(start)));
         }
         if self.is_short()
             && let Some(kept) = retired.pop()
@@ -237,6 +237,6 @@ impl JournalWriter {
 
     /// All segments: the epoch has ended in order.
     pub(crate) fn abandon(&mut self) -> Vec<Run> {
-        self.segments.drain(..).map(|(_, start)| Run { start, count: SEGMENT_BLOCKS }).collect()
+        self.segments.drain(..).map(|(_, start)| Run::segment(start)).collect()
     }
 }

@@ -27,7 +27,7 @@ use crate::{
 use parallax_block::{BLOCK_SIZE, Error, ErrorKind, Result, ResultExt};
 use parallax_format::{
     Entry,
-    journal::{JournalRecord, SEGMENT_BLOCKS},
+    journal::JournalRecord,
     node::{TABLE_LEVEL, depth_for},
     record::{ExtentKind, Grant, VdiRecord},
     root::{Epoch, Evidence, SLOTS, TreeRoot},
@@ -151,7 +151,7 @@ pub(crate) async fn open(pool: &Arc<PoolCore>, id: VdiId) -> Result<Arc<VdiCore>
         .await?;
     }
     if let Some(old) = grant.filter(|old| quiet && old.slots != slots) {
-        pool.space.free(&[Run { start: old.slots, count: SLOTS }], now);
+        pool.space.free(&[Run::slots(old.slots)], now);
     }
     if let Err(error) = pool.adopted(id).await {
         tracing::warn!(%error, "it stays noted that unflushed writes were in doubt");
@@ -222,17 +222,13 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
     let mut kept = Kept::Everything;
     // Other volumes allocate from the same bitmaps before this one is opened. The marks of what it uses are durable
     // before anything names it; but a bitmap that was rebuilt, or lost, may not know.
-    let mut used = vec![Run { start: grant.slots, count: SLOTS }];
+    let mut used = vec![Run::slots(grant.slots)];
     if !newest.released {
         let journal = replay::replay(disk, record.id, newest.epoch, newest.replay, durable_group).await?;
         (group, next_record) = (journal.last_group, journal.next_record);
-        segments = journal
-            .segments
-            .iter()
-            .map(|start| Run { start: *start, count: SEGMENT_BLOCKS })
-            .collect::<Vec<_>>();
+        segments.extend(journal.segments.iter().copied().map(Run::segment));
         used.extend(&segments);
-        used.extend(journal.records.iter().filter_map(mapped));
+        used.extend(journal.records.iter().filter_map(Run::mapped));
         apply(pool, &mut state, journal.records).await?;
         let tail = tail::read(
             &*pool.environment.tails,
@@ -245,7 +241,7 @@ async fn adopt(pool: &Arc<PoolCore>, record: &VdiRecord) -> Result<Adopted> {
         match tail {
             Some(found) => {
                 next_record += found.records.len() as u64;
-                used.extend(found.records.iter().filter_map(mapped));
+                used.extend(found.records.iter().filter_map(Run::mapped));
                 apply(pool, &mut state, found.records).await?;
                 if found.doubtful || pool.is_in_doubt(VdiId(record.id)) {
                     tracing::warn!(vdi = %record.id, "a flush had failed: unflushed writes may be gone");
@@ -338,14 +334,6 @@ fn mapping(pool: &PoolCore, map: TreeRoot, table: TreeRoot, size: u64) -> Mappin
         requests: super::Generations::default(),
         draining: false,
         failed: None,
-    }
-}
-
-/// The blocks that a record maps.
-fn mapped(record: &JournalRecord) -> Option<Run> {
-    match record {
-        JournalRecord::Map { count, address, .. } => Some(Run { start: *address, count: *count }),
-        _ => None,
     }
 }
 

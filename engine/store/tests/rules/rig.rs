@@ -161,6 +161,14 @@ impl Rig {
     }
 }
 
+/// The kind of a bitmap's blocks.
+pub(crate) const BITMAP: u8 = 8;
+
+/// Whether bytes begin as a sealed block of a kind does: magic, then the kind.
+pub(crate) fn is_sealed(bytes: &[u8], kind: u8) -> bool {
+    bytes.starts_with(b"PLX1") && bytes.get(4..6) == Some(&[kind, 0])
+}
+
 /// A change or flush that the disk was asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
@@ -170,14 +178,14 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// Whether it writes journal blocks: magic, then the kind of the block.
+    /// Whether it writes journal blocks.
     pub(crate) fn is_journal(&self) -> bool {
-        self.head.len() >= 6 && self.head[..4] == *b"PLX1" && self.head[4..6] == [10, 0]
+        is_sealed(&self.head, 10)
     }
 
     /// Whether it writes a root slot.
     pub(crate) fn is_root(&self) -> bool {
-        self.head.len() >= 6 && self.head[..4] == *b"PLX1" && self.head[4..6] == [9, 0]
+        is_sealed(&self.head, 9)
     }
 
     pub(crate) fn is_write(&self) -> bool {

@@ -294,7 +294,7 @@ fn rule_3f_a_revert_that_failed_never_comes_later() {
         });
         let seen = AtomicU64::new(0);
         let is_wanted_bitmap =
-            move |bytes: &[u8]| bytes[..6] == *b"PLX1\x08\x00" && seen.fetch_add(1, SeqCst) == wanted;
+            move |bytes: &[u8]| is_sealed(bytes, BITMAP) && seen.fetch_add(1, SeqCst) == wanted;
         let full = Fault::Fails(ErrorKind::OutOfSpace);
         rig.once_where(Some(Content::new(is_wanted_bitmap)), Asks::Changes, rig.everywhere(), full);
         let outcome = rig.world.run(pool.revert_vdi(to.vdi, to));

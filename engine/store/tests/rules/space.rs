@@ -143,7 +143,7 @@ fn bitmaps(rig: &Rig) -> Vec<(u64, Vec<u8>)> {
     (0..64 * MIB / BLOCK)
         .filter_map(|at| {
             durable.read(at * BLOCK, &mut block);
-            (block[..4] == *b"PLX1" && block[4..6] == [8, 0]).then(|| (at * BLOCK, block.clone()))
+            is_sealed(&block, BITMAP).then(|| (at * BLOCK, block.clone()))
         })
         .collect()
 }

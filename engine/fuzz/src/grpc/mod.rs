@@ -5,6 +5,10 @@
 //! *package.Service/Method\n      what follows is protobuf whose fields 1 are the messages of a stream
 //! ```
 
+mod pool;
+
+pub use pool::{Pool, seed};
+
 use crate::Outcome;
 use hyper_util::rt::TokioIo;
 use prost::bytes::{Buf as _, BufMut as _};
@@ -103,17 +107,6 @@ pub async fn call(socket: &Path, bytes: &[u8], deadline: Duration) -> Result<Res
         Ok(())
     };
     Ok(called.await)
-}
-
-/// Other bytes of the same length instead of each `from`: ids differ from run to run.
-pub fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    for at in 0..bytes.len().saturating_sub(from.len() - 1) {
-        if bytes[at..].starts_with(from) {
-            bytes[at..at + from.len()].copy_from_slice(to);
-        }
-    }
-    bytes
 }
 
 /// What came of a call: the code and the words. Panics if a service says that it, not the input, is at fault.
