@@ -210,9 +210,12 @@ impl Area {
         disk.flush().await?;
         // One after the other, so that a crash tears one at the most; two, so that a header which is lost later does
         // not bring the area before back to life.
+        let mut counts = false;
         for copy in [id.generation % 2, (id.generation + 1) % 2] {
             let at = group + host::AREA_HEADER + copy;
-            disk.write_physical(at, header.encode(at, disk.salt()), true).await?;
+            let written = disk.write_physical(at, header.encode(at, disk.salt()), true).await;
+            written.map_err(|error| if counts { half_written(error) } else { error })?;
+            counts = true;
         }
         let (next, predecessor) = (header.base_blocks, header.base_crc);
         Ok(Self { header, next, predecessor, group, failed: None })
@@ -269,6 +272,7 @@ impl Area {
             *known = next;
             return Ok(());
         }
+        let first = self.next;
         for body in bodies {
             let at = self
                 .header
@@ -283,7 +287,8 @@ impl Area {
                 &body,
                 disk.salt(),
             );
-            disk.write_physical(at, block, true).await.context(|| "writing the registry's log")?;
+            let written = disk.write_physical(at, block, true).await.context(|| "writing the registry's log");
+            written.map_err(|error| if self.next > first { half_written(error) } else { error })?;
             self.predecessor = crc;
             self.next += 1;
         }
@@ -307,6 +312,11 @@ impl Area {
     pub(crate) fn id(&self) -> AreaId {
         self.header.id
     }
+}
+
+/// A part counts already: nobody may go on as if nothing had been written, even if the device has refused the rest.
+fn half_written(error: Error) -> Error {
+    Error::new(ErrorKind::Io, "what the registry was to say is written in part").with_source(error)
 }
 
 /// Everything that an area says, the index of its next log block and that block's predecessor.
@@ -378,8 +388,9 @@ fn allocate(disk: &Disk, known: &Known, old: &[Run], want: u32, least: u32) -> O
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parallax_block::ByteRange;
     use parallax_format::{Entry, PoolSalt, record::InitialRoot, superblock::Superblock};
-    use parallax_sim::{DiskOptions, SimDisk, World};
+    use parallax_sim::{Asks, DiskOptions, Fault, FaultPlan, SimDisk, World, Zone};
     use std::sync::Arc;
 
     /// A registry of more than half of a system extent: the next compaction needs another one.
@@ -495,5 +506,40 @@ mod tests {
             let (found, ..) = load(&disk, &area.header).await.unwrap();
             assert_eq!(found.extents, known.extents);
         });
+    }
+
+    /// A thin device took the first block of what was to be recorded, and refused the second. It was said that nothing had
+    /// been written: extents stayed in use that the registry had given back, and the log went on behind them. The same with
+    /// a new area of which one of the two headers was written: whatever came later went into the old one.
+    #[test]
+    fn what_is_written_in_part_is_the_last_that_is_written() {
+        for in_log in [true, false] {
+            let world = World::new(1);
+            let device = SimDisk::new(&world, DiskOptions::new(64 << 20));
+            let superblock = Superblock::lay_out(Uuid::nil(), PoolSalt(1), 4096, Some(64)).unwrap();
+            let disk = Disk::new(Arc::new(device.clone()), superblock, Arc::new(world.process("daemon")), 64);
+            world.run(async {
+                let (mut area, mut known) = large(&disk).await;
+                let freed: Vec<Record> =
+                    (1000..3000).map(|number| Record::ExtentFreed(ExtentId::new(number).unwrap())).collect();
+                fill(&mut area, &disk, &mut known, if in_log { 10 } else { 0 }).await;
+                let start = if in_log {
+                    area.header.block(area.next + 1).unwrap()
+                } else {
+                    // The header that the next generation writes last.
+                    area.group + host::AREA_HEADER + area.header.id.generation % 2
+                };
+                let range = ByteRange::new(start * BLOCK_SIZE as u64, BLOCK_SIZE as u64).unwrap();
+                let fault = Fault::Fails(ErrorKind::OutOfSpace);
+                let (asks, per_mille, times_max) = (Asks::Changes, 1000, 1);
+                let zone = Zone { content: None, range, asks, fault, per_mille, times_max };
+                device.set_faults(FaultPlan { zones: vec![zone], ..FaultPlan::default() });
+                let failed = area.commit(&disk, &mut known, &freed).await.unwrap_err();
+                assert_eq!(failed.kind(), ErrorKind::Io, "{failed}");
+                let nothing = Record::Counters { birth: 0, incarnation: 0 };
+                let refused = area.commit(&disk, &mut known, &[nothing]).await.unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Fenced, "{refused}");
+            });
+        }
     }
 }

@@ -81,6 +81,8 @@ impl<'a> Collection<'a> {
 
     async fn cycle(&self, progress: &(dyn Fn(GcProgress) + Send + Sync)) -> Result<GcProgress> {
         let core = self.core;
+        // One that cannot record anything may be about to name what would be freed.
+        core.registry.lock().await.area.check()?;
         let mut now = GcProgress { phase: "checkpoint", ..GcProgress::default() };
         {
             let _still = core.gate.write().await;

@@ -95,6 +95,8 @@ pub(crate) struct PoolCore {
     slots: Mutex<BTreeMap<VdiId, Arc<Slot>>>,
     /// Sets that are being taken: their members count although no record names them yet.
     provisional: Mutex<BTreeSet<Uuid>>,
+    /// VDIs whose deletion could not be recorded and may be yet: nobody opens them before the pool is opened again.
+    half_deleted: Mutex<BTreeSet<VdiId>>,
     /// Snapshots that are open for reading or being deleted.
     pins: Mutex<BTreeMap<SnapshotId, Held>>,
     membership: AsyncMutex<Membership>,
@@ -165,8 +167,14 @@ impl PoolCore {
 
     /// As [`Self::commit`], where room has been made.
     async fn record_all(&self, registry: &mut Registry, records: &[Record]) -> Result<()> {
+        registry.area.check()?;
         let id = registry.area.id();
-        registry.area.commit(&self.disk, &mut registry.known, records).await?;
+        if let Err(error) = registry.area.commit(&self.disk, &mut registry.known, records).await {
+            if registry.area.check().is_err() {
+                self.doubt(records);
+            }
+            return Err(error);
+        }
         let mut known = self.known.write();
         if registry.area.id() == id {
             records.iter().for_each(|record| known.apply(record));
@@ -175,6 +183,34 @@ impl PoolCore {
             *known = registry.known.clone();
         }
         Ok(())
+    }
+
+    /// Notes that these records may come to count with the next opening of the pool, although nobody was promised that.
+    fn doubt(&self, records: &[Record]) {
+        self.space.doubt_record();
+        let known = self.known.read();
+        let is_deletion =
+            |vdi: &VdiRecord| vdi.headless && known.vdis.get(&vdi.id).is_some_and(|now| !now.headless);
+        self.half_deleted.lock().extend(records.iter().filter_map(|record| match record {
+            Record::VdiDeleted(id) => Some(VdiId(*id)),
+            Record::Vdi(vdi) if is_deletion(vdi) => Some(VdiId(vdi.id)),
+            _ => None,
+        }));
+    }
+
+    /// The record of a VDI that may be opened.
+    fn usable(&self, id: VdiId) -> Result<VdiRecord> {
+        let record = self.record(id)?;
+        if self.half_deleted.lock().contains(&id) {
+            return Err(Error::new(
+                ErrorKind::Fenced,
+                format!(
+                    "the deletion of volume '{}' met a failed write and may have happened; restart parallaxd to see",
+                    record.name
+                ),
+            ));
+        }
+        Ok(record)
     }
 
     /// Changes a VDI's record.
@@ -208,9 +244,9 @@ impl PoolCore {
         self.boot_incarnations.contains(&incarnation)
     }
 
-    /// Whether somebody is taking this set right now.
+    /// Whether a record may name this set yet: somebody is taking it, or recording it has failed.
     pub(crate) fn is_provisional(&self, set: Uuid) -> bool {
-        self.provisional.lock().contains(&set)
+        self.provisional.lock().contains(&set) || self.space.has_late_record()
     }
 
     /// Keeps the registry as it is on disk.

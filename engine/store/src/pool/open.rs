@@ -97,6 +97,7 @@ impl Pool {
             opened: 0.into(),
             slots: parking_lot::Mutex::default(),
             provisional: parking_lot::Mutex::default(),
+            half_deleted: parking_lot::Mutex::default(),
             pins: parking_lot::Mutex::default(),
             membership: membership.into(),
             closed: false.into(),
@@ -177,6 +178,9 @@ impl Pool {
         core.disk.flush().await?;
         if outcome.is_ok() {
             core.forget_loss().await?;
+        }
+        // Who leaves in order vouches for having nothing under way.
+        if outcome.is_ok() && !core.space.has_doubts() && !core.space.has_late_record() {
             let mut membership = core.membership.lock().await;
             let now = core.environment.runtime.now();
             membership.release(&*core.disk.device, &core.disk.superblock, now).await?;

@@ -71,13 +71,13 @@ impl PoolCore {
     }
 
     async fn try_enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
-        self.record(id)?;
+        self.usable(id)?;
         let _gate = self.gate.read().await;
         self.check_open()?;
         let slot = self.slot(id);
         let mut core = slot.core.lock().await;
-        // It may have been deleted while this waited.
-        self.record(id)?;
+        // It may have been deleted while this waited, or half deleted.
+        self.usable(id)?;
         let attached = slot.attached.load(SeqCst);
         match &*core {
             Some(open) if open.failure().is_none() || attached => {

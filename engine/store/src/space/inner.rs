@@ -25,6 +25,8 @@ pub(super) struct Inner {
     pub(super) doubts: bool,
     /// A root may land yet of which nobody knows the nodes: no metadata is collected until the pool is opened again.
     pub(super) late_root: bool,
+    /// A record of the registry may land yet that names nobody knows what: nothing is collected until the pool is opened again.
+    pub(super) late_record: bool,
     /// Why no more space is given out: a bitmap could not be written, and the write may land yet, over a newer one.
     pub(super) broken: Option<Error>,
     /// Rises when a cycle begins and when its sweep begins.

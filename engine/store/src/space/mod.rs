@@ -366,12 +366,26 @@ impl Space {
         self.inner.lock().doubts
     }
 
-    /// Notes that the write of a root failed and may land yet, with nodes that no other root names.
-    pub(crate) fn doubt_root(&self) {
+    /// Notes that the write of a root into `slot` failed and may land yet, with nodes that no other root names. The slot
+    /// is put aside: an epoch that ended in order with its other slot would let it go.
+    pub(crate) fn doubt_root(&self, slot: Run) {
         let mut inner = self.inner.lock();
         inner.doubts = true;
         inner.late_root = true;
+        inner.quarantined.push(slot);
         inner.candidates.iter_mut().for_each(Candidates::keep_all);
+    }
+
+    /// Notes that the write of a record of the registry failed and may land yet, with a volume whose blocks no other names.
+    pub(crate) fn doubt_record(&self) {
+        let mut inner = self.inner.lock();
+        inner.late_record = true;
+        inner.candidates.iter_mut().for_each(Candidates::keep_all);
+    }
+
+    /// Whether the registry may come to say what it was refused to say.
+    pub(crate) fn has_late_record(&self) -> bool {
+        self.inner.lock().late_record
     }
 
     /// Puts blocks aside until the pool is opened again. `false` if there are too many.
@@ -442,7 +456,11 @@ impl Space {
             return false;
         }
         inner.stamp.0 += 1;
-        let looked_at = inner.extents.values().filter(|map| !inner.late_root || map.kind == ExtentKind::Data);
+        let may_go = |map: &&ExtentMap| match map.kind {
+            ExtentKind::Data => !inner.late_record,
+            ExtentKind::Metadata | ExtentKind::System => !inner.late_record && !inner.late_root,
+        };
+        let looked_at = inner.extents.values().filter(may_go);
         let mut candidates = Candidates::of(looked_at, self.disk.superblock.extent_blocks);
         let kept = inner.trimming.iter().chain(&inner.quarantined).chain(&inner.postponed);
         kept.for_each(|run| candidates.clear(run.start, run.count));

@@ -209,7 +209,7 @@ impl VdiCore {
         let fua = !mutants::on(Mutant::RootNotForced);
         if let Err(error) = self.pool.disk.write_blocks(at, slot.encode(at, self.pool.disk.salt()), fua).await
         {
-            self.pool.space.doubt_root();
+            self.pool.space.doubt_root(Run { start: at, count: 1 });
             return Err(self.fail(&error));
         }
         roots.number = number;

@@ -4,6 +4,7 @@
 mod hosts;
 mod incidents;
 mod journal;
+mod late;
 mod meanwhile;
 mod races;
 mod rig;

@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use parallax_block::{BlockDevice, Buffer, ByteRange, ErrorKind, WriteOptions, ZeroOptions};
-use parallax_sim::{Asks, Fault, FaultPlan, HoldAt, Kind, Unflushed};
+use parallax_sim::{FaultPlan, HoldAt, Kind, Unflushed};
 use parallax_store::Source;
 use std::time::Duration;
 
@@ -331,80 +331,4 @@ fn rule_4i_a_detach_finishes_what_is_under_way() {
     let vdi = rig.world.run(pool.attach(vdi.id())).unwrap();
     assert_eq!(sectors(&rig.world.run(read(&*vdi, 0, 1024))), [1, 2]);
     rig.close(&pool);
-}
-
-/// The protocol's model found this. A write in place failed, but the device still had it; the next write to the same
-/// block was acknowledged and flushed, and then the first one landed on top of it.
-#[test]
-fn rule_4h_a_write_that_failed_and_lands_late_touches_nothing_acknowledged_since() {
-    let rig = Rig::new(1);
-    let (pool, vdi) = rig.with_volume(MIB);
-    rig.world.run(async {
-        for block in 0..4 {
-            put(&*vdi, block, 1).await;
-        }
-        vdi.flush().await.unwrap();
-    });
-    // One write in place, and one that needs a new block; the device answers both with an error and does them later.
-    for block in [0, 9] {
-        rig.once(Asks::Changes, rig.everywhere(), Fault::Ghost(Duration::from_secs(1)));
-        let failed = rig.world.run(try_put(&*vdi, block * BLOCK, BLOCK, 2)).unwrap_err();
-        assert!(failed.to_string().contains("volume"), "{failed}");
-    }
-    rig.world.run(async {
-        assert!([1, 2].contains(&get(&*vdi, 0).await));
-        put(&*vdi, 0, 3).await;
-        pool.collect_garbage(&|_| {}).await.unwrap();
-        // Whatever was put aside would be used by one of these.
-        for block in 10..200 {
-            put(&*vdi, block, 4).await;
-        }
-        vdi.flush().await.unwrap();
-    });
-    rig.world.run(rig.a_minute());
-    rig.world.run(async {
-        assert_eq!(get(&*vdi, 0).await, 3);
-        for block in 10..200 {
-            assert_eq!(get(&*vdi, block).await, 4, "block {block}");
-        }
-    });
-    rig.close(&pool);
-}
-
-/// The drill found this. A discard of freed blocks failed, but the device still had it; the blocks were used again, and then
-/// it took effect, on top of what had been flushed.
-#[test]
-fn rule_4h_a_discard_that_failed_and_takes_effect_late_touches_nothing_acknowledged_since() {
-    // What a small extent has in one run.
-    const LENGTH: u64 = 15 * BLOCK;
-    // What a discard leaves is undefined: some keep the bytes, some do not.
-    for seed in 0..8 {
-        let rig = Rig::sized(seed, 16 * MIB);
-        let (pool, vdi) = rig.with_volume(64 * MIB);
-        let changes = rig.record();
-        rig.world.run(async {
-            try_put(&*vdi, 0, LENGTH, 1).await.unwrap();
-            vdi.flush().await.unwrap();
-        });
-        let range = changes.lock().iter().find(|change| change.head.first() == Some(&1)).unwrap().range;
-        assert_eq!(range.length(), LENGTH);
-        rig.once(Asks::Changes, range, Fault::Ghost(Duration::from_secs(1)));
-        rig.world.run(async {
-            vdi.discard(ByteRange::new(0, LENGTH).unwrap()).await.unwrap();
-            vdi.flush().await.unwrap();
-            // The blocks are given back after the flush.
-            rig.disk.quiesce().await;
-            // As much as there is room for, so that every block that may be used again is.
-            let mut end = 20;
-            while try_put(&*vdi, end * BLOCK, BLOCK, 4).await.is_ok() {
-                end += 1;
-            }
-            vdi.flush().await.unwrap();
-            rig.a_minute().await;
-            for block in 20..end {
-                assert_eq!(get(&*vdi, block).await, 4, "block {block}");
-            }
-        });
-        rig.close(&pool);
-    }
 }
