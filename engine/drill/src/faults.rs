@@ -106,10 +106,17 @@ impl Drill {
         let zone = |asks, kind, per_mille, times_max| any(asks, Fault::Fails(kind), per_mille, times_max);
         let mut plan = slow;
         let (mut lies, mut haunts) = (None, false);
-        if self.options.haunted && prng.chance(2, 3) {
+        let always = self.options.plan.haunted;
+        if self.options.haunted && (prng.chance(2, 3) || always) {
             let delay = Duration::from_micros(*prng.pick(&[500, 5_000, 50_000, 60_000_000]));
             let per_mille = *prng.pick(&[3, 20]);
-            plan.zones.push(any(Asks::Changes, Fault::Ghost(delay), per_mille, prng.range(1..6)));
+            let mut ghosts = any(Asks::Changes, Fault::Ghost(delay), per_mille, prng.range(1..6));
+            if always && prng.chance(3, 4) {
+                let what = *prng.pick(&[kind::NODE, kind::ROOT, kind::JOURNAL, kind::AREA_LOG, kind::BITMAP]);
+                ghosts.content = Some(Content::new(move |bytes| probe::kind_of(bytes) == Some(what)));
+                ghosts.per_mille = *prng.pick(&[20, 200]);
+            }
+            plan.zones.push(ghosts);
             haunts = true;
         } else if self.options.lying && prng.chance(1, 2) {
             let (lie, zone) = self.lie(disk, whole, prng);

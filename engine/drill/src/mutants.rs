@@ -13,6 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Bugs that only writes show which fail and land late.
+const LATE: [Mutant; 2] = [Mutant::LateBlocksReused, Mutant::LateRootForgotten];
+
 /// How far to go for one mutant.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
@@ -50,8 +53,11 @@ pub fn hunt(mutant: Mutant, budget: Budget) -> Catch {
         if catch.found.is_some() || begun.elapsed() > budget.time {
             break;
         }
-        let mut plan = if seed % 4 == 3 { forgetful(seed, budget.ops) } else { Plan::new(seed, budget.ops) };
-        (plan.tight, plan.slow) = (seed % 4 == 1, seed % 4 == 2);
+        let plan = match seed % 4 {
+            _ if LATE.contains(&mutant) => haunted(seed, budget.ops),
+            3 => forgetful(seed, budget.ops),
+            turn => Plan { tight: turn == 1, slow: turn == 2, ..Plan::new(seed, budget.ops) },
+        };
         catch.attempt(plan.arguments(), || run_plan(&plan, Arc::new(Store)).failure);
         if catch.found.is_none() && seed % (SEEDS_EACH * 10) == 0 {
             catch.attempt(format!("enumerate --rot --seed {seed}"), || rot(seed, Arc::new(Store)).1);
@@ -80,6 +86,11 @@ fn forgetful(seed: u64, ops: u64) -> Plan {
     let without = [Feature::Snapshots, Feature::Clones, Feature::Deletions, Feature::Growth, Feature::Probes];
     let without = without.into_iter().chain([Feature::Collections, Feature::DeathsWhileOpening]).collect();
     Plan { forgetful: true, volumes: Some(1), without, ..Plan::new(seed, ops) }
+}
+
+/// Longer than others: a late write harms what has been used again since.
+fn haunted(seed: u64, ops: u64) -> Plan {
+    Plan { haunted: true, ..Plan::new(seed, ops * 5 / 2) }
 }
 
 impl Catch {

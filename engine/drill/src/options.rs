@@ -209,7 +209,7 @@ impl Options {
         let flood = (prng.chance(1, 3) | (prng.chance(1, 2) && plan.tight)) && tight;
         let slow = (prng.chance(1, 8) || plan.slow) && has(Feature::SlowReads);
         let rush = Rush::new(&mut prng);
-        let haunted = prng.chance(1, 4) && has(Feature::Ghosts) && !plan.forgetful;
+        let haunted = (prng.chance(1, 4) || plan.haunted) && has(Feature::Ghosts) && !plan.forgetful;
         let lying = prng.chance(1, 4) && has(Feature::Lies) && !plan.forgetful;
         let account_percent = *prng.pick(&[0, 0, 25]);
         // What comes back from a failed write after a revert cannot be told from what should be there.
@@ -217,6 +217,10 @@ impl Options {
             true => verbs.into_iter().filter(|(verb, _)| *verb != Verb::Revert).collect(),
             false => verbs,
         };
+        // Reused blocks are what a late write harms.
+        let often =
+            |(verb, weight)| (verb, if plan.haunted && verb == Verb::Collect { weight * 8 } else { weight });
+        let verbs = verbs.into_iter().map(often).collect();
         let lanes = plan.lanes.map_or(lanes, |bound| lanes.min(bound.max(1)));
         let lives = plan.lives.map_or(lives, |bound| lives.min(bound.max(1)));
         let mut options = Self {
@@ -250,7 +254,7 @@ impl Options {
             latency_max,
             stuck_per_mille: if has(Feature::Faults) { stuck_per_mille } else { 0 },
             slow_reads: None,
-            faulty_percent: match (has(Feature::Faults), plan.forgetful) {
+            faulty_percent: match (has(Feature::Faults), plan.forgetful || plan.haunted) {
                 (false, _) => 0,
                 (true, false) => faulty_percent,
                 (true, true) => 80,

@@ -78,6 +78,8 @@ pub struct Plan {
     pub without: BTreeSet<Feature>,
     /// A flush that fails may lose what it was to write.
     pub forgetful: bool,
+    /// Writes that fail land late, those of metadata above all, whatever the seed says.
+    pub haunted: bool,
     /// The pool is small, whatever the seed says.
     pub tight: bool,
     /// Reads are slow, whatever the seed says.
@@ -97,6 +99,7 @@ impl Plan {
             volumes: None,
             without: BTreeSet::new(),
             forgetful: false,
+            haunted: false,
             tight: false,
             slow: false,
         }
@@ -121,7 +124,13 @@ impl Plan {
         if !names.is_empty() {
             text += &format!(" --without {}", names.join(","));
         }
-        for (name, on) in [("forgetful", self.forgetful), ("tight", self.tight), ("slow", self.slow)] {
+        let manners = [
+            ("forgetful", self.forgetful),
+            ("haunted", self.haunted),
+            ("tight", self.tight),
+            ("slow", self.slow),
+        ];
+        for (name, on) in manners {
             text += &if on { format!(" --{name}") } else { String::new() };
         }
         text

@@ -18,6 +18,7 @@ use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, SECTOR_SIZE, WriteOptions};
 use parallax_format::{
     BlockAddress,
     journal::{self, BlockHeader},
+    root::RootSlot,
     seal,
     superblock::Superblock,
 };
@@ -161,7 +162,11 @@ impl Drill {
         match seen {
             Ok(seen) => compare(&what, whole, &seen),
             // Whether it reads wrong or cannot be read, there is its other copy.
-            Err(text) if [kind::ROOT, kind::BITMAP].contains(&kind) && !is_journal_by_now(block, &text) => {
+            Err(text)
+                if [kind::ROOT, kind::BITMAP].contains(&kind)
+                    && !is_journal_by_now(block, &text)
+                    && !is_alone(block, image) =>
+            {
                 Err(Failure::new(format!("{what}: the other copy does not do: {text}")))
             }
             Err(_) => {
@@ -217,6 +222,27 @@ fn is_journal_by_now(block: &Block, text: &str) -> bool {
     address.is_some_and(|address| {
         text.contains(" of the journal of ") && text.contains(&format!("reading block {address}:"))
     })
+}
+
+/// Whether a root slot's twin has been torn already, as the power went when the first root of an epoch was written: if both
+/// are gone, nobody knows which epoch they were of, so that is damage.
+fn is_alone(block: &Block, image: &Image) -> bool {
+    let Some(salt) = superblock(image).map(|superblock| superblock.salt) else { return false };
+    let slot = |bytes: &[u8], at: BlockAddress| RootSlot::decode(bytes, at, salt).ok();
+    let twin = || {
+        let address = block.address().filter(|_| block.kind == kind::ROOT)?;
+        let mine = slot(&block.bytes, address)?;
+        let is_second = mine.number % 2 == 1;
+        let number = address.block().checked_add_signed(if is_second { -1 } else { 1 })?;
+        let mut bytes = [0; BLOCK_SIZE];
+        image.read(
+            if is_second { block.at - BLOCK_SIZE as u64 } else { block.at + BLOCK_SIZE as u64 },
+            &mut bytes,
+        );
+        let twin = slot(&bytes, BlockAddress::new(address.extent(), number)?);
+        Some(twin.is_some_and(|twin| twin.vdi == mine.vdi && twin.epoch.grant == mine.epoch.grant))
+    };
+    twin() == Some(false)
 }
 
 impl Drill {
@@ -306,9 +332,13 @@ pub(crate) fn kind_of(page: &[u8]) -> Option<u8> {
 
 /// Where extents begin, on a disk of this size: behind the first superblock, host slots and the like.
 pub(crate) fn first_extent(image: &Image) -> u64 {
+    superblock(image).map_or(0, |superblock| superblock.extent_start(0) * BLOCK_SIZE as u64)
+}
+
+fn superblock(image: &Image) -> Option<Superblock> {
     let mut first = [0; BLOCK_SIZE];
     image.read(0, &mut first);
-    Superblock::decode(&first, 0).map_or(0, |(superblock, _)| superblock.extent_start(0) * BLOCK_SIZE as u64)
+    Superblock::decode(&first, 0).ok().map(|(superblock, _)| superblock)
 }
 
 /// Blocks that hold metadata, by kind.
@@ -323,9 +353,7 @@ fn metadata(image: &Image) -> Vec<Block> {
 
 /// Whether damage to this block must be noticed and may matter: not the last of a log, nor long before it.
 fn counts(block: &Block, same: &[&Block], image: &Image) -> bool {
-    let mut first = [0; BLOCK_SIZE];
-    image.read(0, &mut first);
-    let Ok((superblock, _)) = Superblock::decode(&first, 0) else { return block.kind != kind::JOURNAL };
+    let Some(superblock) = superblock(image) else { return block.kind != kind::JOURNAL };
     match block.kind {
         // Logs of older areas do not count any more; that they are spared is no loss.
         kind::AREA_LOG => {

@@ -19,6 +19,10 @@ pub enum Mutant {
     FailedFlushRetried,
     /// A write that failed on the device is acknowledged.
     FailedWriteAcknowledged,
+    /// Blocks of writes that failed and may land late are used again [4h].
+    LateBlocksReused,
+    /// A root that failed and may land late does not keep what it names [4h].
+    LateRootForgotten,
     /// FUA is acknowledged without a flush [4g].
     FuaForgotten,
     /// FUA passes to the device although the mapping is not durable [4g].
@@ -93,13 +97,15 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 43] = [
         Self::JournalBeforeData,
         Self::JournalNotFlushed,
         Self::QuietFlushSkipped,
         Self::FlushJoinsSealed,
         Self::FailedFlushRetried,
         Self::FailedWriteAcknowledged,
+        Self::LateBlocksReused,
+        Self::LateRootForgotten,
         Self::FuaForgotten,
         Self::FuaPassesUnmapped,
         Self::TailSkipped,

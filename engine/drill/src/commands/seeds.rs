@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Flushes that fail may lose what they were to write.
     #[arg(long)]
     forgetful: bool,
+    /// Writes that fail land late, those of metadata above all, whatever the seeds say.
+    #[arg(long)]
+    haunted: bool,
     /// Small pools, whatever the seeds say.
     #[arg(long)]
     tight: bool,
@@ -106,6 +109,7 @@ impl Args {
             volumes: self.volumes,
             without: self.without.iter().copied().collect(),
             forgetful: self.forgetful,
+            haunted: self.haunted,
             tight: self.tight,
             slow: self.slow,
         }

@@ -371,9 +371,11 @@ impl Space {
     pub(crate) fn doubt_root(&self, slot: Run) {
         let mut inner = self.inner.lock();
         inner.doubts = true;
-        inner.late_root = true;
         inner.quarantined.push(slot);
-        inner.candidates.iter_mut().for_each(Candidates::keep_all);
+        if !mutants::on(Mutant::LateRootForgotten) {
+            inner.late_root = true;
+            inner.candidates.iter_mut().for_each(Candidates::keep_all);
+        }
     }
 
     /// Notes that the write of a record of the registry failed and may land yet, with a volume whose blocks no other names.
@@ -391,10 +393,13 @@ impl Space {
     /// Puts blocks aside until the pool is opened again. `false` if there are too many.
     pub(crate) fn quarantine(&self, runs: &[Run]) -> bool {
         let mut inner = self.inner.lock();
+        inner.doubts = true;
+        if mutants::on(Mutant::LateBlocksReused) {
+            return true;
+        }
         if let Some(candidates) = &mut inner.candidates {
             runs.iter().for_each(|run| candidates.clear(run.start, run.count));
         }
-        inner.doubts = true;
         inner.quarantined.extend_from_slice(runs);
         inner.quarantined.len() <= QUARANTINED_MAX
     }
