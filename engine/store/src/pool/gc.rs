@@ -1,5 +1,6 @@
 //! Garbage collection: frees everything that no root reaches, while VDIs are attached and busy.
 //!
+//! 0. Volumes of whose last epoch only one root says that it ended are opened and closed: see [`Collection::settle`].
 //! 1. *Begin*, in one instant in which nothing is opened or closed: every allocated block is a candidate. Whatever
 //!    is taken or freed from now on leaves the candidates by itself.
 //! 2. Wait for I/O that was under way, take back unused runs, wait for I/O that may have used them meanwhile,
@@ -28,7 +29,10 @@ use parallax_format::{
 };
 use std::{
     collections::BTreeSet,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
 };
 
 /// The one garbage collection that a pool may have under way. However it ends, nothing stays a candidate.
@@ -72,6 +76,34 @@ impl<'a> Collection<'a> {
         result
     }
 
+    /// Lets both roots of a volume that nobody uses say the same. A death, or a release that failed, may come between the two;
+    /// then the older keeps whatever its last epoch let go, perhaps a snapshot, for as long as nobody opens the volume.
+    async fn settle(&self) {
+        let core = self.core;
+        if core.settled.swap(true, SeqCst) {
+            return;
+        }
+        for record in core.known().vdis.values() {
+            let id = VdiId(record.id);
+            if core.open_core(id).is_some() {
+                continue;
+            }
+            // One that is damaged, or being written, is looked at with the others.
+            let Ok(Some(slots)) = replay::state(&core.disk, record).await else { continue };
+            if !slots.newest.released || slots.older.is_some_and(|older| older.released) {
+                continue;
+            }
+            // Not with a collection for want of room: this is one.
+            let renewed = match core.try_enter(id).await {
+                Ok(_) => core.leave(id).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = renewed {
+                tracing::warn!(vdi = %id, %error, "what the volume's last epoch let go stays until it is opened");
+            }
+        }
+    }
+
     async fn finish(&self, mut done: GcProgress) -> Result<GcProgress> {
         self.core.release_extents().await?;
         self.core.space.write_lagging().await?;
@@ -83,6 +115,7 @@ impl<'a> Collection<'a> {
         let core = self.core;
         // One that cannot record anything may be about to name what would be freed.
         core.registry.lock().await.area.check()?;
+        self.settle().await;
         let mut now = GcProgress { phase: "checkpoint", ..GcProgress::default() };
         {
             let _still = core.gate.write().await;

@@ -102,6 +102,8 @@ pub(crate) struct PoolCore {
     membership: AsyncMutex<Membership>,
     closed: AtomicBool,
     background_checkpoint: AtomicBool,
+    /// No epoch has ended by halves since garbage was collected last.
+    settled: AtomicBool,
     /// Held by the garbage collection under way.
     collecting: AsyncMutex<()>,
     loss: Loss,

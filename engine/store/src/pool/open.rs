@@ -98,6 +98,7 @@ impl Pool {
             slots: parking_lot::Mutex::default(),
             provisional: parking_lot::Mutex::default(),
             half_deleted: parking_lot::Mutex::default(),
+            settled: false.into(),
             pins: parking_lot::Mutex::default(),
             membership: membership.into(),
             closed: false.into(),

@@ -70,7 +70,8 @@ impl PoolCore {
         }
     }
 
-    async fn try_enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
+    /// The same where nothing may be swept.
+    pub(super) async fn try_enter(self: &Arc<Self>, id: VdiId) -> Result<Arc<VdiCore>> {
         self.usable(id)?;
         let _gate = self.gate.read().await;
         self.check_open()?;
@@ -126,6 +127,7 @@ impl PoolCore {
             Ok(()) => Ok(()),
             Err(error) => {
                 open.stop("its release failed");
+                self.settled.store(false, SeqCst);
                 drop(open.no_checkpoint().await);
                 Err(error)
             }

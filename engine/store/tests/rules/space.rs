@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use parallax_block::{BLOCK_SIZE, BlockDevice, ByteRange, ErrorKind};
-use parallax_sim::{HoldAt, Unflushed};
+use parallax_sim::{HoldAt, Unflushed, either};
 use parallax_store::{Name, Source};
 use std::time::Duration;
 
@@ -442,4 +442,45 @@ fn rule_5g_everybody_who_finds_the_pool_too_full_to_open_a_volume_waits_for_the_
             }
         }
     }
+}
+
+/// The drill found this. A snapshot was deleted, and the power went between the two roots that say so. The older of them kept
+/// all its blocks until somebody opened the volume, and of one that is deleted nobody has to.
+#[test]
+fn rule_5e_what_an_interrupted_deletion_let_go_comes_back() {
+    const OWN: u64 = 40;
+    let (mut deaths, mut gone) = (0, 0);
+    for boundary in 1..40 {
+        let mut rig = Rig::new(boundary);
+        let (pool, vdi) = rig.with_volume(MIB);
+        let id = vdi.id();
+        let large = rig.world.run(async {
+            for block in 0..OWN {
+                put(&*vdi, block, 1).await;
+            }
+            let large = snapshot(&pool, &[id]).await.unwrap().remove(0);
+            pool.materialise(large.id).await.unwrap();
+            vdi.discard(ByteRange::new(0, OWN * BLOCK).unwrap()).await.unwrap();
+            vdi.flush().await.unwrap();
+            vdi.detach().await.unwrap();
+            large.id
+        });
+        rig.disk.crash_after(boundary);
+        let deleting = pool.clone();
+        let work = rig.start("delete", async move { deleting.delete_snapshot(large).await });
+        rig.world.run(either(rig.disk.power_lost(), rig.a_minute()));
+        deaths += u64::from(!work.is_done());
+        rig.power_cut(Unflushed::ALL[boundary as usize % 4]);
+        let pool = rig.open();
+        rig.world.run(async {
+            // Opens the volume only if its last epoch has not ended.
+            let is_gone = pool.snapshots(id, 0, 10).await.unwrap().is_empty();
+            pool.collect_garbage(&|_| {}).await.unwrap();
+            let kept = pool.info().data_used;
+            assert!(kept == 0 || !is_gone, "power cut at {boundary}: {kept}");
+            gone += u64::from(is_gone);
+        });
+        rig.close(&pool);
+    }
+    assert!((5..39).contains(&deaths) && gone > 39 - deaths, "{deaths} {gone}");
 }
