@@ -7,7 +7,7 @@ use super::{
     ticket::Ticket,
     without,
 };
-use parallax_block::{Buffer, ByteRange, Error, ErrorKind, SECTOR_SIZE};
+use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, Error, ErrorKind, SECTOR_SIZE};
 use std::{sync::Arc, task::Waker, time::Duration};
 
 impl SimDisk {
@@ -100,9 +100,15 @@ impl SimDisk {
                 parts.push(*part);
             }
         }
-        if flying.verdict.error.is_some() && !parts.is_empty() {
-            // A failed change may have reached the medium in part; a failed read brings nothing.
-            let kept = if flying.request.kind == Kind::Read { 0 } else { prng.index(parts.len() + 1) };
+        if let Some(error) = flying.verdict.error
+            && !parts.is_empty()
+        {
+            // A failed change may have reached the medium in part; a failed read brings nothing. Room is found for all of a
+            // block or for none of it.
+            let is_refused =
+                error == ErrorKind::OutOfSpace && flying.request.range.length() <= BLOCK_SIZE as u64;
+            let nothing = flying.request.kind == Kind::Read || is_refused;
+            let kept = if nothing { 0 } else { prng.index(parts.len() + 1) };
             prng.shuffle(&mut parts);
             parts.truncate(kept);
         }
