@@ -36,29 +36,75 @@ impl Rounds {
             !std::mem::replace(&mut state.running, true)
         };
         if start {
-            let rounds = self.clone();
-            runtime.spawn_near(Box::pin(async move { rounds.run(round).await }));
+            let running = Running { rounds: self.clone(), is_over: false };
+            runtime.spawn_near(Box::pin(async move { running.run(round).await }));
         }
         receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Cancelled, "the store was shut down")))
     }
+}
 
-    async fn run(&self, round: impl Fn() -> BoxFuture<'static, Result<()>>) {
+/// The task that does the rounds. If it ends before its work does (its thread has ended), those who wait are told.
+struct Running {
+    rounds: Arc<Rounds>,
+    is_over: bool,
+}
+
+impl Running {
+    async fn run(mut self, round: impl Fn() -> BoxFuture<'static, Result<()>>) {
         loop {
             let mut waiting = {
-                let mut state = self.state.lock();
+                let mut state = self.rounds.state.lock();
                 if state.waiting.is_empty() {
                     state.running = false;
+                    self.is_over = true;
                     return;
                 }
                 std::mem::take(&mut state.waiting)
             };
             let result = round().await;
             if mutants::on(Mutant::FlushJoinsSealed) {
-                waiting.append(&mut self.state.lock().waiting);
+                waiting.append(&mut self.rounds.state.lock().waiting);
             }
             for waiter in waiting {
                 let _ = waiter.send(result.clone());
             }
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let mut state = self.rounds.state.lock();
+            state.running = false;
+            state.waiting.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parallax_sim::World;
+
+    /// Found by reading. The thread of a round ended; whoever waited for it, or came later, waited for ever.
+    #[test]
+    fn nobody_waits_for_a_round_that_has_ended() {
+        let world = World::new(1);
+        let (process, rounds) = (world.process("data thread"), Arc::new(Rounds::default()));
+        let runtime: Arc<dyn Runtime> = Arc::new(process.clone());
+        let (begun, waited) = (rounds.clone(), runtime.clone());
+        world.run(async {
+            let endless = || -> BoxFuture<'static, Result<()>> { Box::pin(std::future::pending()) };
+            let first = parallax_sim::either(begun.join(&waited, endless), async {
+                world.sleep(std::time::Duration::from_secs(1)).await;
+                process.kill();
+            });
+            first.await;
+            for _ in 0..2 {
+                let later = rounds.join(&runtime, || Box::pin(async { Ok(()) })).await;
+                assert_eq!(later.unwrap_err().kind(), ErrorKind::Cancelled);
+            }
+        });
     }
 }

@@ -17,6 +17,9 @@ use std::sync::Arc;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
+/// Longest write: its records fit the tail together, so that all of it is published at one instant.
+const WRITE_BYTES_MAX: usize = 64 << 20;
+
 /// New blocks for neighbouring blocks of the VDI.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Placed {
@@ -36,6 +39,11 @@ impl VdiCore {
             Ok(_) => return (buffer, Ok(())),
             Err(error) => return (buffer, Err(error)),
         };
+        if buffer.len() > WRITE_BYTES_MAX {
+            let text =
+                format!("a write of {} bytes is too long; at most {WRITE_BYTES_MAX} at once", buffer.len());
+            return (buffer, Err(Error::invalid(text)));
+        }
         let guard = self.locks.lock(range.outer_blocks()).await;
         let (pieces, ticket) = match self.look_up(range.outer_blocks(), usize::MAX).await {
             Ok(found) => found,

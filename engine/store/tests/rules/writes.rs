@@ -332,3 +332,14 @@ fn rule_4i_a_detach_finishes_what_is_under_way() {
     assert_eq!(sectors(&rig.world.run(read(&*vdi, 0, 1024))), [1, 2]);
     rig.close(&pool);
 }
+
+/// Found by reading. The records of a very long write did not fit the tail together: it was published in parts.
+#[test]
+fn a_write_that_cannot_be_published_at_once_is_refused_whole() {
+    let rig = Rig::new(1);
+    let (pool, vdi) = rig.with_volume(128 * MIB);
+    let refused = rig.world.run(try_put(&*vdi, 0, 64 * MIB + 512, 1)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{refused}");
+    assert_eq!(rig.world.run(get(&*vdi, 0)), 0);
+    rig.close(&pool);
+}
