@@ -5,7 +5,8 @@
 //! saying why; what it shows must be what the first copy showed. Where either of two roots will do, both must.
 //!
 //! The last group of a journal and the last block of the registry's log are exempt: nothing says that they were whole,
-//! so they look like a write that a power cut has torn. Blocks of data have no checksums and are left alone.
+//! so they look like a write that a power cut has torn. So is the first of two copies (headers of an area, roots of an epoch)
+//! if the power went before the second was there. Blocks of data have no checksums and are left alone.
 
 use crate::{
     Failure,
@@ -17,6 +18,7 @@ use crate::{
 use parallax_block::{BLOCK_SIZE, Buffer, ByteRange, SECTOR_SIZE, WriteOptions};
 use parallax_format::{
     BlockAddress,
+    area::AreaHeader,
     journal::{self, BlockHeader},
     root::RootSlot,
     seal,
@@ -31,6 +33,7 @@ type Sight = BTreeMap<(VdiId, u64), Content>;
 
 /// Kinds of sealed blocks that are looked at more closely.
 pub(crate) mod kind {
+    pub(crate) const AREA_HEADER: u8 = 5;
     pub(crate) const AREA_LOG: u8 = 7;
     pub(crate) const BITMAP: u8 = 8;
     pub(crate) const ROOT: u8 = 9;
@@ -355,6 +358,14 @@ fn metadata(image: &Image) -> Vec<Block> {
 fn counts(block: &Block, same: &[&Block], image: &Image) -> bool {
     let Some(superblock) = superblock(image) else { return block.kind != kind::JOURNAL };
     match block.kind {
+        // Between the two headers of a new area the power went: the second is of the area before.
+        kind::AREA_HEADER => {
+            let id = |block: &Block| {
+                let header = AreaHeader::decode(&block.bytes, block.at / BLOCK_SIZE as u64, superblock.salt);
+                header.ok().map(|header| header.id)
+            };
+            same.iter().any(|other| other.at != block.at && id(other) == id(block))
+        }
         // Logs of older areas do not count any more; that they are spared is no loss.
         kind::AREA_LOG => {
             let area = |block: &Block| block.bytes[32..48].to_vec();

@@ -9,7 +9,7 @@ use crate::{
 };
 use parallax_block::{
     BLOCK_SIZE, BlockDevice, BoxFuture, Buffer, ByteRange, Completion, Error, ErrorKind, Geometry, Result,
-    StatusExtent, WriteOptions, ZeroOptions,
+    ResultExt, StatusExtent, WriteOptions, ZeroOptions,
 };
 use parking_lot::Mutex;
 use std::{
@@ -156,6 +156,11 @@ impl SnapshotView {
         Ok(())
     }
 
+    /// How errors name it.
+    fn name(&self) -> String {
+        format!("snapshot {}", self.id)
+    }
+
     fn pinned(&self) -> Result<Arc<Pin>> {
         match &*self.pin.lock() {
             Some(pin) => Ok(pin.clone()),
@@ -184,7 +189,10 @@ impl BlockDevice for SnapshotView {
     fn read(&self, offset: u64, buffer: Buffer) -> BoxFuture<'_, Completion> {
         Box::pin(async move {
             match self.pinned() {
-                Ok(_pin) => self.view.read(offset, buffer).await,
+                Ok(_pin) => {
+                    let (buffer, result) = self.view.read(offset, buffer).await;
+                    (buffer, result.context(|| self.name()))
+                }
                 Err(error) => (buffer, Err(error)),
             }
         })
@@ -209,7 +217,7 @@ impl BlockDevice for SnapshotView {
     fn status(&self, range: ByteRange, extents_max: usize) -> BoxFuture<'_, Result<Vec<StatusExtent>>> {
         Box::pin(async move {
             let _pin = self.pinned()?;
-            self.view.status(range, extents_max).await
+            self.view.status(range, extents_max).await.context(|| self.name())
         })
     }
 }

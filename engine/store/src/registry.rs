@@ -28,6 +28,8 @@ pub(crate) struct Known {
     pub(crate) set_names: BTreeMap<String, Uuid>,
     pub(crate) birth: u64,
     pub(crate) incarnation: u64,
+    /// Positions that no extent gets while this process lives: a write that failed there may land yet.
+    avoided: BTreeSet<u32>,
 }
 
 impl Known {
@@ -86,7 +88,12 @@ impl Known {
     /// Positions of the device that no extent uses, in order.
     fn free_positions(&self, extents: u32) -> impl Iterator<Item = u32> {
         let used: BTreeSet<u32> = self.extents.values().map(|extent| extent.position).collect();
-        (0..extents).filter(move |position| !used.contains(position))
+        (0..extents).filter(move |position| !used.contains(position) && !self.avoided.contains(position))
+    }
+
+    /// Gives a position to nobody while this process lives.
+    pub(crate) fn avoid(&mut self, position: u32) {
+        self.avoided.insert(position);
     }
 
     /// The lowest logical number that no extent uses.

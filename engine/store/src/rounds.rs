@@ -16,6 +16,8 @@ pub(crate) struct Rounds {
 #[derive(Default)]
 struct State {
     running: bool,
+    /// Why there are no more: what a round that broke off had done is not known.
+    broken: Option<Error>,
     waiting: Vec<oneshot::Sender<Result<()>>>,
 }
 
@@ -32,6 +34,7 @@ impl Rounds {
         let (sender, receiver) = oneshot::channel();
         let start = {
             let mut state = self.state.lock();
+            state.broken.clone().map_or(Ok(()), Err)?;
             state.waiting.push(sender);
             !std::mem::replace(&mut state.running, true)
         };
@@ -39,11 +42,19 @@ impl Rounds {
             let running = Running { rounds: self.clone(), is_over: false };
             runtime.spawn_near(Box::pin(async move { running.run(round).await }));
         }
-        receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Cancelled, "the store was shut down")))
+        receiver.await.unwrap_or_else(|_| Err(broken_off()))
     }
 }
 
-/// The task that does the rounds. If it ends before its work does (its thread has ended), those who wait are told.
+fn broken_off() -> Error {
+    Error::new(
+        ErrorKind::Fenced,
+        "a flush or checkpoint was broken off; restart parallaxd unless it is being stopped",
+    )
+}
+
+/// The task that does the rounds. If it ends before its work does (it has panicked, or its thread has ended), those who wait
+/// are told, and so is everybody later: a round that sealed records and did not write them is not to be passed over.
 struct Running {
     rounds: Arc<Rounds>,
     is_over: bool,
@@ -76,7 +87,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if !self.is_over {
             let mut state = self.rounds.state.lock();
-            state.running = false;
+            state.broken = Some(broken_off());
             state.waiting.clear();
         }
     }
@@ -87,7 +98,8 @@ mod tests {
     use super::*;
     use parallax_sim::World;
 
-    /// Found by reading. The thread of a round ended; whoever waited for it, or came later, waited for ever.
+    /// Found by reading. The thread of a round ended; whoever waited for it, or came later, waited for ever. Nor may another
+    /// round follow, as if this one had done its work.
     #[test]
     fn nobody_waits_for_a_round_that_has_ended() {
         let world = World::new(1);
@@ -101,9 +113,10 @@ mod tests {
                 process.kill();
             });
             first.await;
-            for _ in 0..2 {
-                let later = rounds.join(&runtime, || Box::pin(async { Ok(()) })).await;
-                assert_eq!(later.unwrap_err().kind(), ErrorKind::Cancelled);
+            let other: Arc<dyn Runtime> = Arc::new(world.process("another data thread"));
+            for runtime in [&runtime, &other] {
+                let later = rounds.join(runtime, || Box::pin(async { Ok(()) })).await;
+                assert_eq!(later.unwrap_err().kind(), ErrorKind::Fenced);
             }
         });
     }

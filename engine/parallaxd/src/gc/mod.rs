@@ -6,7 +6,7 @@
 pub mod policy;
 
 use crate::{config::GcConfig, engine::Engine, metrics::Metrics};
-use parallax_block::Result;
+use parallax_block::{ErrorKind, Result};
 use parallax_store::GcProgress;
 use policy::{Choice, Pressure, State};
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Collector {
         outcome
     }
 
-    /// Collects by itself until it is dropped. Sleeps while nothing was deleted.
+    /// Collects by itself until it is dropped, or the pool has stopped recording changes. Sleeps while nothing was deleted.
     pub async fn work(self: Arc<Self>) {
         if !self.config.automatic {
             return;
@@ -95,6 +95,10 @@ impl Collector {
                             nodes = done.nodes,
                             "garbage collected"
                         ),
+                        Err(error) if error.kind() == ErrorKind::Fenced => {
+                            tracing::error!(%error, "no garbage is collected any more by itself");
+                            return;
+                        }
                         Err(error) => {
                             tracing::warn!(%error, "garbage collection failed; it will be tried again")
                         }

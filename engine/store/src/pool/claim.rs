@@ -108,7 +108,13 @@ impl PoolCore {
         for (at, block, sequence) in map.initial(self.incarnation) {
             let written =
                 self.disk.write_blocks(at, block.encode(at, sequence, self.disk.salt()), false).await;
-            written.map_err(|cause| self.space.break_off(cause))?;
+            written.map_err(|cause| {
+                if cause.kind() != ErrorKind::OutOfSpace {
+                    // It may land yet, on whatever is there then.
+                    registry.known.avoid(position);
+                }
+                self.space.break_off(cause)
+            })?;
         }
         self.disk.flush().await?;
         let records = registry.known.claiming(record);
@@ -151,6 +157,8 @@ impl PoolCore {
     /// Gives empty extents back to the pool, keeping one of each kind.
     pub(crate) async fn release_extents(&self) -> Result<usize> {
         let mut registry = self.registry.lock().await;
+        // They are taken out of the allocator first.
+        registry.area.check()?;
         let released = self.space.release_empty(1);
         if released.is_empty() {
             return Ok(0);

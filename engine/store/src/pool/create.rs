@@ -10,7 +10,7 @@ use crate::{
     registry::{Area, Known},
 };
 use parallax_block::{BLOCK_SIZE, BlockDevice, Buffer, ByteRange, Error, ErrorKind, Result, ResultExt};
-use parallax_format::{PoolSalt, area::AreaId, superblock::Superblock};
+use parallax_format::{PoolSalt, area::AreaId, record::Record, superblock::Superblock};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -52,7 +52,8 @@ impl Pool {
         }
         disk.write_physical(last, Buffer::zeroed(BLOCK_SIZE), false).await?;
         disk.flush().await?;
-        let mut known = Known { birth: 0, incarnation: 1, ..Known::default() };
+        let mut known = Known::default();
+        known.apply(&Record::Counters { birth: 0, incarnation: 1 });
         let id = AreaId { epoch: 1, generation: 1 };
         Area::compact(&disk, id, superblock.host_group(0), &[], &mut known)
             .await

@@ -88,8 +88,15 @@ impl<'a> Collection<'a> {
             if core.open_core(id).is_some() {
                 continue;
             }
-            // One that is damaged, or being written, is looked at with the others.
-            let Ok(Some(slots)) = replay::state(&core.disk, record).await else { continue };
+            let slots = match replay::state(&core.disk, record).await {
+                Ok(Some(slots)) => slots,
+                Ok(None) => continue,
+                // One that is damaged, or being written, is looked at with the others.
+                Err(_) => {
+                    core.settled.store(false, SeqCst);
+                    continue;
+                }
+            };
             if !slots.newest.released || slots.older.is_some_and(|older| older.released) {
                 continue;
             }
@@ -99,7 +106,8 @@ impl<'a> Collection<'a> {
                 Err(error) => Err(error),
             };
             if let Err(error) = renewed {
-                tracing::warn!(vdi = %id, %error, "what the volume's last epoch let go stays until it is opened");
+                tracing::warn!(vdi = %id, %error, "what the volume's last epoch let go stays for now");
+                core.settled.store(false, SeqCst);
             }
         }
     }
@@ -113,9 +121,9 @@ impl<'a> Collection<'a> {
 
     async fn cycle(&self, progress: &(dyn Fn(GcProgress) + Send + Sync)) -> Result<GcProgress> {
         let core = self.core;
+        self.settle().await;
         // One that cannot record anything may be about to name what would be freed.
         core.registry.lock().await.area.check()?;
-        self.settle().await;
         let mut now = GcProgress { phase: "checkpoint", ..GcProgress::default() };
         {
             let _still = core.gate.write().await;
@@ -225,6 +233,9 @@ impl PoolCore {
             roots.maps.push(record.initial.tree());
             return Ok(());
         };
+        if let Some(error) = slots.unreadable {
+            return Err(error.context("one of its two root slots may name anything"));
+        }
         private.push(Run::slots(slots.grant.slots));
         let mut replayed: BTreeSet<u64> = BTreeSet::new();
         for slot in slots.both() {

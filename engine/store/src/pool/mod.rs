@@ -207,8 +207,7 @@ impl PoolCore {
             return Err(Error::new(
                 ErrorKind::Fenced,
                 format!(
-                    "the deletion of volume '{}' met a failed write and may have happened; restart parallaxd to see",
-                    record.name
+                    "the deletion of volume {id} met a failed write and may have happened; restart parallaxd to see"
                 ),
             ));
         }

@@ -181,7 +181,12 @@ impl Pool {
             core.forget_loss().await?;
         }
         // Who leaves in order vouches for having nothing under way.
-        if outcome.is_ok() && !core.space.has_doubts() && !core.space.has_late_record() {
+        if core.space.has_doubts() || core.space.has_late_record() {
+            tracing::warn!(
+                "a write has failed that may land yet, so this machine stays a user of the pool; opening and closing the \
+                 pool once more here ends that"
+            );
+        } else if outcome.is_ok() {
             let mut membership = core.membership.lock().await;
             let now = core.environment.runtime.now();
             membership.release(&*core.disk.device, &core.disk.superblock, now).await?;

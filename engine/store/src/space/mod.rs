@@ -140,6 +140,10 @@ impl Space {
     pub(crate) fn release_empty(&self, keep: usize) -> Vec<ExtentMap> {
         let mut inner = self.inner.lock();
         let mut released = Vec::new();
+        if inner.broken.is_some() {
+            // A bitmap of one of them may land yet, on whatever is there then.
+            return Vec::new();
+        }
         for kind in [ExtentKind::Data, ExtentKind::Metadata] {
             let empty: Vec<ExtentId> = inner
                 .extents

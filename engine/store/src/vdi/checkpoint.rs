@@ -15,7 +15,7 @@ use crate::{
     space::{Run, Stamp},
     tree::{self, Missing, Superseded, Tree, Writer, count_dirty},
 };
-use parallax_block::{BLOCK_SIZE, BoxFuture, Result, join_all};
+use parallax_block::{BLOCK_SIZE, BoxFuture, ErrorKind, Result, join_all};
 use parallax_format::{
     BlockAddress, Entry, Node,
     node::{FANOUT, TABLE_LEVEL, blocks_at_depth},
@@ -209,7 +209,10 @@ impl VdiCore {
         let fua = !mutants::on(Mutant::RootNotForced);
         if let Err(error) = self.pool.disk.write_blocks(at, slot.encode(at, self.pool.disk.salt()), fua).await
         {
-            self.pool.space.doubt_root(Run { start: at, count: 1 });
+            // A thin device that is full has refused it: nothing is under way.
+            if error.kind() != ErrorKind::OutOfSpace {
+                self.pool.space.doubt_root(Run { start: at, count: 1 });
+            }
             return Err(self.fail(&error));
         }
         roots.number = number;

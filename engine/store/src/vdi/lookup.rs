@@ -6,7 +6,7 @@ use crate::{
     generation::Ticket,
     tree::{Leaf, Missing, Tree, locate},
 };
-use parallax_block::{Error, ErrorKind, Result};
+use parallax_block::{Error, ErrorKind, Result, ResultExt};
 use parallax_format::{BlockAddress, Entry, EntryKind, Node, node::FANOUT};
 use std::{cell::RefCell, ops::Range, sync::Arc};
 
@@ -154,6 +154,7 @@ impl VdiCore {
         pieces_max: usize,
     ) -> Result<(Vec<Piece>, Ticket)> {
         let disk = &*self.pool.disk;
+        let place = || format!("volume {}, blocks {blocks:?}", self.id);
         let mut held = Vec::new();
         loop {
             // The ticket keeps the node from being used again while it is read.
@@ -164,17 +165,14 @@ impl VdiCore {
                 let found = pieces(&mapping.map, blocks.clone(), pieces_max, &|link| finder.find(link));
                 match found {
                     Ok(pieces) => return Ok((pieces, mapping.generations.enter())),
-                    Err(Stop::Error(error)) => return Err(error.context(format!("volume {}", self.id))),
+                    Err(Stop::Error(error)) => return Err(error.context(place())),
                     Err(Stop::Missing(missing)) => {
                         held = finder.into_held();
                         (missing, mapping.generations.enter())
                     }
                 }
             };
-            let node = missing
-                .load(disk)
-                .await
-                .map_err(|error| error.context(format!("volume {}, blocks {blocks:?}", self.id)))?;
+            let node = missing.load(disk).await.context(place)?;
             held.push((missing.link, node));
         }
     }

@@ -26,6 +26,8 @@ pub(crate) struct Slots {
     pub(crate) durable_group: u64,
     /// The other valid slot of the newest epoch.
     pub(crate) older: Option<RootSlot>,
+    /// Why that one, which may be the newer, cannot be read.
+    pub(crate) unreadable: Option<Error>,
 }
 
 impl Slots {
@@ -63,7 +65,8 @@ async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<std::result::Resu
     // An epoch that has begun has two valid slots. Where those of the next one would be are those of the one before, of
     // which a crash tears one at the most. If there are none, then a newer epoch may have lost both.
     let others = valid.iter().any(|slot| slot.epoch.open % 2 != newest.epoch.open % 2);
-    unreadable.retain(|(index, _)| index / 2 != newest.epoch.open % 2);
+    let is_twin = |(index, _): &(u32, Error)| index / 2 == newest.epoch.open % 2;
+    let (mut twin, mut unreadable): (Vec<_>, Vec<_>) = unreadable.into_iter().partition(is_twin);
     if !others && (newest.epoch.open > 1 || unreadable.len() == 2) {
         let error = unreadable.pop().map_or_else(|| Error::corrupt("neither verifies"), |(_, error)| error);
         return Err(error.context(format!(
@@ -73,7 +76,7 @@ async fn slots(disk: &Disk, vdi: Uuid, grant: Grant) -> Result<std::result::Resu
     }
     let older = valid.pop().filter(|slot| slot.epoch == newest.epoch);
     let durable_group = newest.durable_group.max(older.as_ref().map_or(0, |slot| slot.durable_group));
-    Ok(Ok(Slots { grant, newest, durable_group, older }))
+    Ok(Ok(Slots { grant, newest, durable_group, older, unreadable: twin.pop().map(|(_, error)| error) }))
 }
 
 /// The state that counts for a VDI: of its latest grant if any epoch of it has a valid slot, else of the one

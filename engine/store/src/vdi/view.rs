@@ -24,6 +24,11 @@ impl View {
     }
 
     pub(crate) async fn pieces(&self, blocks: Range<u64>, pieces_max: usize) -> Result<Vec<super::Piece>> {
+        let found = self.look_up(blocks.clone(), pieces_max).await;
+        found.context(|| format!("blocks {blocks:?}"))
+    }
+
+    async fn look_up(&self, blocks: Range<u64>, pieces_max: usize) -> Result<Vec<super::Piece>> {
         let mut held = Vec::new();
         loop {
             let missing = {

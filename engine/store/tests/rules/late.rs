@@ -236,3 +236,27 @@ fn rule_4h_a_snapshot_whose_name_lands_late_is_there() {
     });
     rig.close(&pool);
 }
+
+/// Found by reading. A bitmap of an extent that was being claimed failed. Nobody had been told of the extent, so the registry
+/// took its place when it grew, and then the bitmap landed on it.
+#[test]
+fn rule_4h_a_bitmap_of_a_failed_claim_lands_on_nobodys_block() {
+    // The area of the registry moves as it grows; what the bitmap hits is a matter of when it lands.
+    for created in (20..200).step_by(20) {
+        let mut rig = Rig::new(1);
+        let (pool, vdi) = rig.with_volume(MIB);
+        rig.late(BITMAP, 1);
+        rig.world.run(try_put(&*vdi, 0, BLOCK, 1)).unwrap_err();
+        rig.world.run(async {
+            for number in 0..created {
+                let mut large = request(&format!("volume-{number}"), Some(MIB), Source::Empty);
+                large.attributes.insert("text".to_owned(), "x".repeat(2000));
+                pool.create_vdi(large).await.unwrap();
+            }
+        });
+        rig.land_and_kill();
+        let pool = rig.open();
+        assert_eq!(pool.vdis().len(), 1 + created);
+        rig.close(&pool);
+    }
+}

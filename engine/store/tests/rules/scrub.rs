@@ -1,7 +1,7 @@
 //! Scrubbing: what is sound stays unmentioned however busy the pool is; what is not is named by volume and bytes.
 
 use crate::rig::*;
-use parallax_block::{BlockDevice, ByteRange, ErrorKind, Runtime};
+use parallax_block::{BlockDevice, Buffer, ByteRange, ErrorKind, Runtime};
 use parallax_sim::Unflushed;
 use parallax_store::{Finding, Pool, ScrubOptions, ScrubReport, Severity, Source};
 use std::{num::NonZeroU64, ops::ControlFlow, sync::Arc, time::Duration};
@@ -243,4 +243,39 @@ fn a_slow_scrub_does_not_make_a_pool_full() {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Busy),
     }
     rig.close(&pool);
+}
+
+#[test]
+fn a_read_behind_a_damaged_node_names_what_it_was_of_and_where() {
+    let mut rig = Rig::new(1);
+    let (pool, vdi) = rig.with_volume(8 * MIB);
+    let changes = rig.record();
+    let (id, info) = rig.world.run(async {
+        put(&*vdi, 5, 1).await;
+        let info = snapshot(&pool, &[vdi.id()]).await.unwrap().remove(0);
+        pool.materialise(info.id).await.unwrap();
+        vdi.detach().await.unwrap();
+        (vdi.id(), info)
+    });
+    // The only block with nothing before its sixth link.
+    let is_leaf = |block: &[u8]| block[..40] == [0; 40] && block[40..48] != [0; 8];
+    let leaf = changes.lock().iter().find_map(|change| {
+        let at = change.head.chunks_exact(BLOCK as usize).position(is_leaf)? as u64;
+        ByteRange::new(change.range.offset() + at * BLOCK, BLOCK).ok()
+    });
+    let leaf = leaf.expect("the node of block 5");
+    rig.close(&pool);
+    rig.kill();
+    rig.disk.spoil(leaf);
+    let pool = rig.open();
+    rig.world.run(async {
+        let vdi = pool.attach(id).await.unwrap();
+        let buffer = || Buffer::zeroed(2 * BLOCK as usize);
+        let of_volume = vdi.read(5 * BLOCK, buffer()).await.1.unwrap_err().to_string();
+        assert!(of_volume.contains(&format!("volume {id}, blocks 5..7: ")), "{of_volume}");
+        let view = pool.open_snapshot(info.id).await.unwrap();
+        let of_snapshot = view.read(5 * BLOCK, buffer()).await.1.unwrap_err().to_string();
+        assert!(of_snapshot.contains(&format!("snapshot {}: blocks 5..7: ", info.id)), "{of_snapshot}");
+        view.close().await.unwrap();
+    });
 }

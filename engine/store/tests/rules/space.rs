@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use parallax_block::{BLOCK_SIZE, BlockDevice, ByteRange, ErrorKind};
-use parallax_sim::{HoldAt, Unflushed, either};
+use parallax_sim::{FaultPlan, HoldAt, Unflushed, either};
 use parallax_store::{Name, Source};
 use std::time::Duration;
 
@@ -483,4 +483,37 @@ fn rule_5e_what_an_interrupted_deletion_let_go_comes_back() {
         rig.close(&pool);
     }
     assert!((5..39).contains(&deaths) && gone > 39 - deaths, "{deaths} {gone}");
+}
+
+/// The drill found this. A root slot could not be read at the moment at which garbage collection looked at it, so it went by
+/// the other one, and freed the nodes that only the newer one names.
+#[test]
+fn rule_5e_a_root_slot_that_cannot_be_read_may_name_anything() {
+    let mut rig = Rig::new(1);
+    let (pool, vdi) = rig.with_volume(MIB);
+    let id = vdi.id();
+    let changes = rig.record();
+    rig.world.run(async {
+        for byte in 1..4 {
+            for block in 0..20 {
+                put(&*vdi, block, byte).await;
+            }
+            let info = snapshot(&pool, &[id]).await.unwrap().remove(0);
+            pool.materialise(info.id).await.unwrap();
+        }
+    });
+    let newest = changes.lock().iter().rfind(|change| change.is_root()).unwrap().range;
+    rig.kill();
+    let pool = rig.open();
+    rig.disk.set_faults(FaultPlan { read_errors: vec![newest], ..FaultPlan::default() });
+    let refused = rig.world.run(pool.collect_garbage(&|_| {})).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Io, "{refused}");
+    assert!(refused.to_string().contains("volume 'volume'"), "{refused}");
+    rig.disk.set_faults(FaultPlan::default());
+    rig.world.run(async {
+        let vdi = pool.attach(id).await.unwrap();
+        assert_eq!(get(&*vdi, 7).await, 3);
+        pool.collect_garbage(&|_| {}).await.unwrap();
+    });
+    rig.close(&pool);
 }

@@ -336,10 +336,13 @@ fn rule_4i_a_detach_finishes_what_is_under_way() {
 /// Found by reading. The records of a very long write did not fit the tail together: it was published in parts.
 #[test]
 fn a_write_that_cannot_be_published_at_once_is_refused_whole() {
-    let rig = Rig::new(1);
+    let rig = Rig::sized(1, 256 * MIB);
     let (pool, vdi) = rig.with_volume(128 * MIB);
     let refused = rig.world.run(try_put(&*vdi, 0, 64 * MIB + 512, 1)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{refused}");
     assert_eq!(rig.world.run(get(&*vdi, 0)), 0);
+    // The longest, over one block more than it has.
+    rig.world.run(try_put(&*vdi, 512, 64 * MIB, 2)).unwrap();
+    assert_eq!(rig.world.run(get(&*vdi, 1)), 2);
     rig.close(&pool);
 }
