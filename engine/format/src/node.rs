@@ -118,6 +118,26 @@ mod tests {
     use super::*;
     use crate::ExtentId;
 
+    /// A link has room for 21 bits of the check; no single bit may slip through them.
+    #[test]
+    fn every_single_bit_matters() {
+        let at = BlockAddress::new(ExtentId::new(7).unwrap(), 9).unwrap();
+        let mut node = Node::empty();
+        for index in (0..FANOUT).step_by(3) {
+            node.set(
+                index,
+                Entry::data(BlockAddress::new(ExtentId::new(3).unwrap(), index as u32).unwrap(), false),
+            );
+        }
+        let mut bytes = node.to_buffer().to_vec();
+        let whole = check(&bytes, at, 1, PoolSalt(5));
+        for bit in 0..BLOCK_SIZE * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(check(&bytes, at, 1, PoolSalt(5)), whole, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
     #[test]
     fn three_levels_map_512_gib_and_four_256_tib() {
         assert_eq!(blocks_at_depth(3) * 4096, 512 << 30);

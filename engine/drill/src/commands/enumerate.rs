@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long)]
     rot: bool,
     /// Images of one crash point at most, besides torn ones.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 8)]
     images: usize,
     /// Decides what is sampled, and the course of events.
     #[arg(long, default_value_t = 0)]
