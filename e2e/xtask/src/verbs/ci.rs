@@ -284,10 +284,11 @@ fn told_by(text: &str) -> Failures {
 }
 
 /// What the drill does in continuous integration: about six minutes on two cores that have nothing else to do.
-const DRILLS: [(&str, &[&str]); 3] = [
+const DRILLS: [(&str, &[&str]); 4] = [
     ("seeds", &["--seeds", "2000", "--ops", "600", "--threads", "2", "--shrink"]),
+    ("late writes", &["--seeds", "500", "--ops", "600", "--threads", "2", "--haunted", "--shrink"]),
     ("crash points", &["enumerate", "--ops", "2", "--threads", "2"]),
-    ("mutants", &["mutants", "--threads", "2"]),
+    ("mutants", &["mutants", "--threads", "2", "--seconds", "180"]),
 ];
 
 fn drill(world: &World, failures: &mut Failures) -> Result<Count> {
