@@ -198,6 +198,7 @@ fn every_flip_in_a_pool_that_was_closed_is_noticed() {
     every_flip_is_noticed(true);
 }
 
+/// In Cloud Hypervisor's qcow2 code (issue 8606) tables were overwritten, and days went by before somebody noticed.
 #[test]
 fn every_flip_in_a_pool_that_was_killed_is_noticed() {
     every_flip_is_noticed(false);

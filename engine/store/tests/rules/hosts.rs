@@ -58,6 +58,7 @@ fn rule_6e_a_machine_is_refused_until_the_one_before_has_left_or_is_evicted() {
     rig.close(&pool);
 }
 
+/// In Ceph's NVMe-oF gateway (issue 1965) a machine paused for longer than its lock lived, woke up and wrote.
 #[test]
 fn rule_6e_a_late_write_of_an_evicted_machine_reaches_nothing_written_since() {
     let mut rig = Rig::new(1);

@@ -41,7 +41,8 @@ async fn use_what_is_free(vdi: &Vdi) {
     vdi.flush().await.unwrap();
 }
 
-/// The protocol's model found this. A write in place failed, but the device still had it; the next write to the same
+/// In SPDK (issue 3593) a write was tried again on another path, and then the first one landed on what had been written since.
+/// The protocol's model found the same here. A write in place failed, but the device still had it; the next write to the same
 /// block was acknowledged and flushed, and then the first one landed on top of it.
 #[test]
 fn rule_4h_a_write_that_failed_and_lands_late_touches_nothing_acknowledged_since() {

@@ -82,6 +82,7 @@ fn rule_5g_many_who_write_at_once_are_not_refused_while_there_is_room() {
     }
 }
 
+/// In Stratis (issue 914) a pool ran out of space for its metadata, and then not even what gives space back worked.
 #[test]
 fn rule_5g_a_full_pool_can_be_emptied_and_used_again_and_again() {
     let rig = Rig::sized(3, 16 * MIB);
@@ -112,6 +113,8 @@ fn rule_5g_a_full_pool_can_be_emptied_and_used_again_and_again() {
     rig.close(&pool);
 }
 
+/// In DRBD (issue 145) a handshake cleared a bitmap that was still needed. Bitmaps here only tell what is free, and are made
+/// anew from what is in use.
 #[test]
 fn rule_5d_space_that_a_crash_left_behind_comes_back() {
     for unflushed in Unflushed::ALL {

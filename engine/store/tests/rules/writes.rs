@@ -62,6 +62,8 @@ fn rule_4e_a_reader_sees_a_block_only_once_its_data_is_written() {
     rig.close(&pool);
 }
 
+/// In Longhorn (issue 4354) a replica that was being rebuilt was written to in part of a block, and the rest of that block became
+/// zeroes in place of what a snapshot below held.
 #[test]
 fn rule_4e_missing_bytes_come_from_the_old_block_or_are_zeroes() {
     let rig = Rig::new(2);

@@ -53,7 +53,7 @@ async fn a_volume_whose_tail_is_gone_fails_for_good_and_others_go_on() {
 }
 
 /// Whoever has a device mounted remembers what was on it. If somebody else wrote to the volume meanwhile, going on
-/// would mix two histories.
+/// would mix two histories. (In Longhorn, issue 5709, an address was used again and a call reached the engine of another volume.)
 #[tokio::test]
 async fn a_volume_that_somebody_else_opened_meanwhile_is_not_resumed() {
     if !machine_can() {
