@@ -42,15 +42,8 @@ impl Rounds {
             let running = Running { rounds: self.clone(), is_over: false };
             runtime.spawn_near(Box::pin(async move { running.run(round).await }));
         }
-        receiver.await.unwrap_or_else(|_| Err(broken_off()))
+        receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Cancelled, "the store was shut down")))
     }
-}
-
-fn broken_off() -> Error {
-    Error::new(
-        ErrorKind::Fenced,
-        "a flush or checkpoint was broken off; restart parallaxd unless it is being stopped",
-    )
 }
 
 /// The task that does the rounds. If it ends before its work does (it has panicked, or its thread has ended), those who wait
@@ -87,7 +80,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         if !self.is_over {
             let mut state = self.rounds.state.lock();
-            state.broken = Some(broken_off());
+            let text = "a flush or checkpoint was broken off; restart parallaxd unless it is being stopped";
+            state.broken = Some(Error::new(ErrorKind::Fenced, text));
             state.waiting.clear();
         }
     }
