@@ -2,7 +2,7 @@
 //!
 //! | what | how it is mended | why it is safe |
 //! |---|---|---|
-//! | a superblock | written from the other | both say the same, and the other verifies |
+//! | a superblock, unreadable or torn | written from the other | both say the same, and the other verifies |
 //! | blocks in use that count as free | marked | a mark takes nothing from anybody |
 //! | a bitmap copy that does not verify | all of its blocks count as allocated until garbage is collected | as opening does |
 //! | an area header, a root slot | the pool, or the volume, is opened and closed | its twin verifies, and opening adopts it |
@@ -112,7 +112,8 @@ impl Check<'_> {
         let mut sequence = 0;
         let mut bad = Vec::new();
         for at in places {
-            match Superblock::decode(&self.disk.read_physical(at).await?, at) {
+            // What cannot be read can often be written: a sector that went bad is then replaced.
+            match self.disk.read_physical(at).await.and_then(|bytes| Superblock::decode(&bytes, at)) {
                 Ok((_, valid)) => sequence = sequence.max(valid),
                 Err(_) => bad.push(at),
             }
