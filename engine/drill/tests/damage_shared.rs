@@ -4,10 +4,13 @@
 use parallax_block::{BLOCK_SIZE, BlockDevice, Buffer, ByteRange, WriteOptions};
 use parallax_sim::{DiskOptions, Image, SimDisk, SimTails, Unflushed, World};
 use parallax_store::{
-    CreatePool, CreateVdi, Damage, Environment, Name, Pool, Severity, Source, TakeSnapshot, Timestamp, Vdi,
-    VdiId, damage, repair,
+    CreatePool, CreateVdi, Damage, Environment, Finding, Name, Pool, Severity, Source, TakeSnapshot,
+    Timestamp, Vdi, VdiId, check, damage, repair,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 const MIB: u64 = 1 << 20;
 const CAPACITY: u64 = 16 * MIB;
@@ -56,6 +59,20 @@ impl Bench {
     fn disk(&self) -> SimDisk {
         SimDisk::with_image(&self.world, DiskOptions::new(CAPACITY), self.image.clone())
     }
+
+    fn check(&self, disk: &SimDisk) -> Vec<Finding> {
+        self.world.run(check(Arc::new(disk.clone()), &|_, _| {})).unwrap()
+    }
+
+    /// Names in the findings of a kind after a damage.
+    fn named(&self, what: Damage, kind: &str) -> BTreeSet<String> {
+        let disk = self.disk();
+        self.world.run(damage(Arc::new(disk.clone()), what)).unwrap();
+        let findings = self.check(&disk);
+        let of_kind: Vec<&Finding> = findings.iter().filter(|finding| finding.kind == kind).collect();
+        assert!(!of_kind.is_empty(), "{what:?}: {findings:?}");
+        of_kind.into_iter().flat_map(|finding| finding.volumes.clone()).collect()
+    }
 }
 
 async fn create(pool: &Pool, name: &str, source: Source) -> VdiId {
@@ -77,6 +94,36 @@ async fn fill(vdi: &Vdi, blocks: std::ops::Range<u64>) {
     }
 }
 
+fn both() -> BTreeSet<String> {
+    ["origin".to_owned(), "copy".to_owned()].into()
+}
+
+/// A node that had been met was not entered again, whether or not it verified: only the first of the volumes that share
+/// it was named.
+#[test]
+fn a_damaged_node_names_every_volume_that_shares_it() {
+    let bench = Bench::new(700);
+    assert!(bench.check(&bench.disk()).iter().all(|finding| finding.severity == Severity::Leak));
+    assert_eq!(bench.named(Damage::Leaf, "node"), both());
+}
+
+#[test]
+fn a_block_in_use_that_counts_as_free_names_every_volume_that_uses_it() {
+    // Through one leaf that both share, and through two.
+    for block in [700, 400] {
+        assert_eq!(Bench::new(block).named(Damage::Unmarked, "block-unmarked"), both(), "{block}");
+    }
+}
+
+/// The tool changes a leaf in place, and the links on one volume's way to it. The other's link was never compared with
+/// the node: somebody else had been there already.
+#[test]
+fn a_link_that_disagrees_with_another_to_the_same_node_is_damage() {
+    let bench = Bench::new(700);
+    assert_eq!(bench.named(Damage::LinkOutside, "block-kind").len(), 1);
+    assert_eq!(bench.named(Damage::LinkOutside, "node"), both());
+}
+
 /// A superblock in a sector that had gone bad was reported, and then ended the repair: nothing at all was mended.
 #[test]
 fn a_superblock_that_cannot_be_read_is_written_anew() {
@@ -92,4 +139,15 @@ fn a_superblock_that_cannot_be_read_is_written_anew() {
         let (_, read) = bench.world.run(disk.read(block * BLOCK_SIZE as u64, Buffer::zeroed(BLOCK_SIZE)));
         read.unwrap();
     }
+}
+
+/// The check gave up with an error, as if there had been no pool.
+#[test]
+fn a_registry_that_cannot_be_read_is_a_finding() {
+    let bench = Bench::new(700);
+    let disk = bench.disk();
+    let block = BLOCK_SIZE as u64;
+    disk.spoil(ByteRange::new(block, CAPACITY - 2 * block).unwrap());
+    let findings = bench.check(&disk);
+    assert!(findings.iter().any(|finding| finding.kind == "registry"), "{findings:?}");
 }

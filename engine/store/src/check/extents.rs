@@ -1,6 +1,6 @@
 //! Extents: what the catalogue says of them, their bitmaps, and which of their blocks are in use.
 
-use super::{Check, REACHED};
+use super::{Check, REACHED, users::Spot};
 use crate::{Severity, registry::Known, space::read_copies};
 use parallax_block::{BLOCK_SIZE, Result};
 use parallax_format::{ExtentId, bitmap, record::ExtentKind};
@@ -13,6 +13,8 @@ pub(super) struct Extent {
     pub(super) allocated: Vec<u64>,
     /// What was found about each block.
     pub(super) seen: Vec<u8>,
+    /// Of metadata: check and level in the last link to each node.
+    pub(super) links: Vec<u32>,
     /// Its bitmap blocks.
     pub(super) parts: Vec<Part>,
 }
@@ -40,14 +42,20 @@ impl Check<'_> {
     pub(super) async fn catalogue(&mut self, known: &Known) -> Result<()> {
         let mut positions: BTreeMap<u32, ExtentId> = BTreeMap::new();
         for record in known.extents.values() {
+            let spot = Spot::Extent(record.extent);
             if record.position >= self.superblock.extents || record.device != 0 {
-                let detail = format!("extent {} lies outside of the pool's device", record.extent);
-                self.find(Severity::Damage, "extent-range", detail, &[]);
+                let detail = format!(
+                    "extent {} lies outside of the pool's device: place {} of {}",
+                    record.extent, record.position, self.superblock.extents
+                );
+                self.find_in(Severity::Damage, "extent-range", spot, detail, &[]);
                 continue;
             }
             if let Some(other) = positions.insert(record.position, record.extent) {
-                let detail = format!("extents {other} and {} lie at the same place", record.extent);
-                self.find(Severity::Damage, "extent-overlap", detail, &[]);
+                for (one, two) in [(other, record.extent), (record.extent, other)] {
+                    let detail = format!("extent {one} lies where {two} does: place {}", record.position);
+                    self.find_in(Severity::Damage, "extent-overlap", Spot::Extent(one), detail, &[]);
+                }
             }
             self.disk.map_extent(record.extent, record.position);
             let blocks = self.superblock.extent_blocks;
@@ -55,6 +63,7 @@ impl Check<'_> {
                 kind: record.kind,
                 allocated: Vec::new(),
                 seen: vec![0; blocks as usize],
+                links: Vec::new(),
                 parts: Vec::new(),
             };
             if record.kind != ExtentKind::System {
@@ -71,8 +80,10 @@ impl Check<'_> {
 
     async fn bitmap(&mut self, extent: ExtentId, birth: u64, index: u32) -> Result<(Vec<u64>, Part)> {
         let copies = read_copies(self.disk, extent, birth, index).await?;
+        let at = bitmap::location(extent, self.superblock.extent_blocks, index, 0);
         for error in &copies.strange {
-            self.find(Severity::Leak, "bitmap-copy", format!("extent {extent}: {error}"), &[]);
+            let detail = format!("extent {extent}: a copy of the bitmap block whose first is {at}: {error}");
+            self.find(Severity::Leak, "bitmap-copy", detail, &[]);
         }
         let newest = copies.newest;
         let part = Part {

@@ -6,7 +6,7 @@
 //! | `superblock-copy` | damage | one of the two superblocks does not verify |
 //! | `superblock-twins` | damage | both verify and tell of different pools or shapes |
 //! | `registry` | damage | catalogue and registry cannot be read |
-//! | `extent-overlap`, `extent-range` | damage | the catalogue contradicts itself |
+//! | `extent-overlap`, `extent-range` | damage | the catalogue contradicts itself, or the device |
 //! | `root-slot`, `journal` | damage | a VDI's durable state cannot be found or replayed |
 //! | `node` | damage | a radix node cannot be read or does not match its link |
 //! | `block-kind` | damage | a link names a block of the wrong kind of extent, or none |
@@ -18,11 +18,15 @@
 //! | `area-header-copy`, `root-slot-copy` | leak | one of two copies does not verify; opening writes both anew |
 //! | `bitmap-copy` | leak | a copy of a bitmap is torn; opening the pool rebuilds it |
 //! | `unreachable` | leak | allocated blocks that nothing reaches; `parallax gc` frees them |
+//!
+//! What several VDIs share is verified once; if something is wrong with it, `users` names all of them.
 
 mod extents;
 mod overlay;
 mod repair;
 mod tree;
+mod users;
+mod volume;
 
 pub use repair::{Repaired, repair};
 
@@ -31,28 +35,23 @@ use crate::{
     disk::Disk,
     findings::{Findings, finding},
     pool::read_superblock,
-    registry::{Area, Known},
-    vdi::replay,
+    registry::Area,
 };
 use extents::Extent;
-use overlay::Overlay;
 use parallax_block::{BlockDevice, ErrorKind, Result};
 use parallax_format::{
     BlockAddress, ExtentId,
     area::AreaHeader,
     bitmap,
     host::{self, HostSlot},
-    journal::SEGMENT_BLOCKS,
-    node::TABLE_LEVEL,
     record::{ExtentKind, VdiRecord},
-    root::{RootSlot, SLOTS},
     superblock::Superblock,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use tree::Walk;
+use users::{Spot, Spots};
 
 const REACHED: u8 = 1;
 const WRITABLE: u8 = 2;
@@ -77,13 +76,18 @@ pub async fn check(
 pub(crate) struct Check<'a> {
     disk: &'a Disk,
     superblock: &'a Superblock,
-    known: Option<Known>,
     extents: BTreeMap<ExtentId, Extent>,
     /// Root slots and journal of the VDI that is looked at.
     own: BTreeSet<BlockAddress>,
     /// Snapshots met in the table that is walked.
     records: u64,
+    spots: Spots,
     findings: Findings,
+}
+
+/// What a VDI is called in a finding.
+fn called(record: &VdiRecord) -> String {
+    if record.headless { record.id.to_string() } else { record.name.clone() }
 }
 
 impl<'a> Check<'a> {
@@ -92,10 +96,10 @@ impl<'a> Check<'a> {
         Self {
             disk,
             superblock,
-            known: None,
             extents: BTreeMap::new(),
             own: BTreeSet::new(),
             records: 0,
+            spots: Spots::default(),
             findings: Findings::default(),
         }
     }
@@ -104,7 +108,7 @@ impl<'a> Check<'a> {
         self.superblocks().await;
         let (header, known) = match Area::find(self.disk).await {
             Ok(found) => found,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => {
                 self.find(Severity::Damage, "registry", error.to_string(), &[]);
                 return Ok(());
             }
@@ -118,14 +122,48 @@ impl<'a> Check<'a> {
             self.vdi(record).await?;
         }
         self.unreachable();
+        self.users(&known).await?;
         progress(total, total);
-        self.known = Some(known);
         Ok(())
     }
 
     /// What was found, and how much more there was than is listed.
     pub(crate) fn findings(&self) -> Vec<Finding> {
-        self.findings.told()
+        let mut told = self.findings.told();
+        for (index, users) in self.spots.names() {
+            if let Some(finding) = told.get_mut(index) {
+                let names: BTreeSet<&String> = finding.volumes.iter().chain(users).collect();
+                finding.volumes = names.into_iter().cloned().collect();
+            }
+        }
+        told
+    }
+
+    /// Of a place that others may share: in the end all of them are named.
+    fn find_in(
+        &mut self,
+        severity: Severity,
+        kind: &'static str,
+        spot: Spot,
+        detail: String,
+        names: &[&str],
+    ) {
+        let before = self.findings.listed().len();
+        self.find(severity, kind, detail, names);
+        if self.findings.listed().len() > before {
+            self.spots.note(before, spot);
+        }
+    }
+
+    fn find_at(
+        &mut self,
+        severity: Severity,
+        kind: &'static str,
+        at: BlockAddress,
+        detail: String,
+        name: &str,
+    ) {
+        self.find_in(severity, kind, Spot::Block(at), detail, &[name]);
     }
 
     fn find(&mut self, severity: Severity, kind: &'static str, detail: String, volumes: &[&str]) {
@@ -182,81 +220,6 @@ impl<'a> Check<'a> {
         }
     }
 
-    async fn vdi(&mut self, record: &VdiRecord) -> Result<()> {
-        self.own.clear();
-        let name = if record.headless { record.id.to_string() } else { record.name.clone() };
-        let state = match replay::state(self.disk, record).await {
-            Ok(state) => state,
-            Err(error) => {
-                self.find(Severity::Damage, "root-slot", error.to_string(), &[&name]);
-                return Ok(());
-            }
-        };
-        if let Some(grant) = record.grant {
-            self.private(grant.slots, SLOTS, &name);
-        }
-        let Some(slots) = state else {
-            return self
-                .tree(record.initial.tree(), 0, Walk { size: record.size, strict: true, gone: &[] }, &name)
-                .await;
-        };
-        self.private(slots.grant.slots, SLOTS, &name);
-        if slots.older.is_none() && record.previous.is_none() {
-            let detail = format!("one of the root slots at {} does not verify", slots.grant.slots);
-            self.find(Severity::Leak, "root-slot-copy", detail, &[&name]);
-        }
-        self.slot(&slots.newest, slots.durable_group, true, &name).await?;
-        if let Some(older) = &slots.older {
-            // Shares everything with the newest, so it is walked for reach, not for sharing.
-            self.slot(older, slots.durable_group, false, &name).await?;
-        }
-        Ok(())
-    }
-
-    async fn slot(&mut self, slot: &RootSlot, durable: u64, newest: bool, name: &str) -> Result<()> {
-        let mut overlay = Overlay::default();
-        if !slot.released {
-            match replay::replay(self.disk, slot.vdi, slot.epoch, slot.replay, durable).await {
-                Ok(journal) => {
-                    for segment in &journal.segments {
-                        self.private(*segment, SEGMENT_BLOCKS, name);
-                    }
-                    journal.records.iter().for_each(|record| overlay.apply(record));
-                }
-                Err(error) => self.find(Severity::Damage, "journal", error.to_string(), &[name]),
-            }
-        }
-        let walk = Walk { size: slot.size, strict: newest, gone: &overlay.gone };
-        let before = self.findings.listed().len();
-        self.records = 0;
-        self.tree(slot.table, TABLE_LEVEL, walk, name).await?;
-        if newest && self.findings.listed().len() == before && self.records != slot.snapshots {
-            let detail =
-                format!("the table has {} snapshots, the root slot says {}", self.records, slot.snapshots);
-            self.find(Severity::Damage, "snapshot-table", detail, &[name]);
-        }
-        self.tree(slot.map, 0, walk, name).await?;
-        if newest {
-            for address in overlay.used() {
-                self.reach(address, ExtentKind::Data, 0, name);
-            }
-        }
-        Ok(())
-    }
-
-    fn private(&mut self, start: BlockAddress, count: u32, name: &str) {
-        for at in 0..count {
-            if let Some(address) = start.offset(at)
-                && self.own.insert(address)
-                && let Some(before) = self.reach(address, ExtentKind::Metadata, PRIVATE, name)
-                && before & REACHED != 0
-            {
-                let detail = format!("block {address} is one volume's own, and something else uses it");
-                self.find(Severity::Damage, "block-shared", detail, &[name]);
-            }
-        }
-    }
-
     /// Notes that a block is in use; returns what was known of it, or `None` if nothing can be there.
     fn reach(&mut self, address: BlockAddress, kind: ExtentKind, flags: u8, name: &str) -> Option<u8> {
         let blocks = self.superblock.extent_blocks;
@@ -272,13 +235,13 @@ impl<'a> Check<'a> {
             }
             _ => {
                 let detail = format!("block {address} is used and lies in no {kind:?} extent");
-                self.find(Severity::Damage, "block-kind", detail, &[name]);
+                self.find_at(Severity::Damage, "block-kind", address, detail, name);
                 return None;
             }
         };
         if !marked && known & REACHED == 0 {
             let detail = format!("block {address} is used and counts as free");
-            self.find(Severity::Damage, "block-unmarked", detail, &[name]);
+            self.find_at(Severity::Damage, "block-unmarked", address, detail, name);
         }
         Some(known)
     }

@@ -4,7 +4,7 @@ use super::{Check, NODE, PRIVATE, WRITABLE};
 use crate::{Severity, disk::Disk};
 use parallax_block::{BLOCK_SIZE, BoxFuture, Buffer, Error, Result, join_all};
 use parallax_format::{
-    Entry, EntryKind, Node,
+    BlockAddress, Entry, EntryKind, Node,
     node::TABLE_LEVEL,
     record::ExtentKind,
     root::TreeRoot,
@@ -65,7 +65,7 @@ impl Check<'_> {
             for (link, node) in batch.into_iter().zip(nodes) {
                 match node {
                     Ok(node) => self.below(&node, &link, walk, &mut stack, name),
-                    Err(error) => self.find(Severity::Damage, "node", error.to_string(), &[name]),
+                    Err(error) => self.find_below(&link, "node", error.to_string(), name),
                 }
             }
         }
@@ -92,16 +92,38 @@ impl Check<'_> {
         };
         if before & PRIVATE != 0 {
             let detail = format!("node {address} lies where a volume has its root slots or its journal");
-            self.find(Severity::Damage, "block-shared", detail, &[name]);
+            self.find_at(Severity::Damage, "block-shared", address, detail, name);
         }
         if before & NODE == 0 {
+            self.is_same_link(link, address);
             return true;
         }
         if strict && (before | writable) & WRITABLE != 0 {
             let detail = format!("node {address} may be changed although something else uses it");
-            self.find(Severity::Damage, "block-shared", detail, &[name]);
+            self.find_at(Severity::Damage, "block-shared", address, detail, name);
         }
-        false
+        // One of two links that disagree does not match the node.
+        !self.is_same_link(link, address)
+    }
+
+    /// What the content of a node says: whoever reaches the node is named.
+    fn find_below(&mut self, link: &Link, kind: &'static str, detail: String, name: &str) {
+        match link.entry.address() {
+            Some(at) => self.find_at(Severity::Damage, kind, at, detail, name),
+            None => self.find(Severity::Damage, kind, detail, &[name]),
+        }
+    }
+
+    /// Whether a link says the same as the one before to that node, and notes what it says.
+    fn is_same_link(&mut self, link: &Link, address: BlockAddress) -> bool {
+        let says = link.entry.check() << 8 | u32::from(link.level);
+        let Some(extent) = self.extents.get_mut(&address.extent()) else { return true };
+        let blocks = extent.seen.len();
+        extent.links.resize(blocks, 0);
+        extent
+            .links
+            .get_mut(address.block() as usize)
+            .is_none_or(|said| std::mem::replace(said, says) == says)
     }
 
     fn below(&mut self, node: &Node, link: &Link, walk: Walk<'_>, stack: &mut Vec<Link>, name: &str) {
@@ -120,7 +142,10 @@ impl Check<'_> {
                         });
                     }
                     Ok(None) => {}
-                    Err(error) => self.find(Severity::Damage, "snapshot-table", error.to_string(), &[name]),
+                    Err(error) => {
+                        let detail = format!("{}: {error}", place(link));
+                        self.find(Severity::Damage, "snapshot-table", detail, &[name]);
+                    }
                 }
             }
             return;
@@ -133,8 +158,12 @@ impl Check<'_> {
             let shared = link.shared || entry.is_ro();
             let lba = link.lba + ((at as u64) << (9 * u32::from(link.level % TABLE_LEVEL)));
             if lba >= link.end && link.level < TABLE_LEVEL {
-                let detail = format!("block {lba} is mapped, and the volume or snapshot has {}", link.end);
-                self.find(Severity::Damage, "block-range", detail, &[name]);
+                let detail = format!(
+                    "{}: block {lba} is mapped to {entry:?}, and the volume or snapshot has {}",
+                    place(link),
+                    link.end
+                );
+                self.find_below(link, "block-range", detail, name);
                 continue;
             }
             if link.level != 0 {
@@ -146,7 +175,8 @@ impl Check<'_> {
             }
             let address = entry.address().filter(|_| entry.kind() == EntryKind::Plain);
             let Some(address) = address else {
-                self.find(Severity::Damage, "block-kind", format!("{entry:?} is no link to data"), &[name]);
+                let detail = format!("{}: {entry:?} is no link to data", place(link));
+                self.find_below(link, "block-kind", detail, name);
                 continue;
             };
             let writable = if shared { 0 } else { WRITABLE };
@@ -156,10 +186,15 @@ impl Check<'_> {
             {
                 let detail =
                     format!("block {address} may be written in place although something else uses it");
-                self.find(Severity::Damage, "block-shared", detail, &[name]);
+                self.find_at(Severity::Damage, "block-shared", address, detail, name);
             }
         }
     }
+}
+
+/// The node that a link leads to.
+fn place(link: &Link) -> String {
+    link.entry.address().map_or_else(|| format!("{:?}", link.entry), |at| format!("node {at}"))
 }
 
 async fn read(disk: &Disk, link: &Link) -> Result<Node> {
