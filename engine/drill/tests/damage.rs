@@ -25,6 +25,9 @@ fn expected(what: Damage) -> (&'static str, bool) {
         Damage::HostSlot => ("host-slot", false),
         Damage::AreaHeader => ("area-header-copy", true),
         Damage::AreaHeaders | Damage::AreaBase => ("registry", false),
+        Damage::ExtentOverlap => ("extent-overlap", false),
+        Damage::ExtentRange => ("extent-range", false),
+        Damage::ExtentOwner => ("extent-owner", false),
         Damage::Bitmap | Damage::Bitmaps => ("bitmap-copy", true),
         Damage::NewestRoot | Damage::OlderRoot => ("root-slot-copy", true),
         Damage::Roots => ("root-slot", false),
@@ -34,6 +37,9 @@ fn expected(what: Damage) -> (&'static str, bool) {
         Damage::LinkTwice | Damage::JournalOverNode => ("block-shared", false),
         Damage::PastEnd => ("block-range", false),
         Damage::SnapshotCount => ("snapshot-table", false),
+        Damage::EpochOrder => ("epoch", false),
+        Damage::SnapshotNumber => ("lineage", false),
+        Damage::LinkForeign => ("block-foreign", false),
         Damage::ForeignSuperblock => ("superblock-twins", false),
         Damage::Unmarked => ("block-unmarked", true),
         Damage::Leak => ("unreachable", true),
@@ -44,6 +50,12 @@ fn expected(what: Damage) -> (&'static str, bool) {
 fn is_of_a_volume(what: Damage) -> bool {
     let (kind, _) = expected(what);
     [
+        "extent-overlap",
+        "extent-range",
+        "extent-owner",
+        "epoch",
+        "lineage",
+        "block-foreign",
         "root-slot-copy",
         "root-slot",
         "journal",

@@ -22,13 +22,16 @@ use std::{
 const MIB: u64 = 1 << 20;
 
 /// Kind of damage, what a check calls it, whether it is some volume's own, whether a repair leaves nothing of it.
-const KINDS: [(&str, &str, bool, bool); 24] = [
+const KINDS: [(&str, &str, bool, bool); 30] = [
     ("first-superblock", "superblock-copy", false, true),
     ("last-superblock", "superblock-copy", false, true),
     ("host-slot", "host-slot", false, false),
     ("area-header", "area-header-copy", false, true),
     ("area-headers", "registry", false, false),
     ("area-base", "registry", false, false),
+    ("extent-overlap", "extent-overlap", true, false),
+    ("extent-range", "extent-range", true, false),
+    ("extent-owner", "extent-owner", true, false),
     ("bitmap", "bitmap-copy", false, true),
     ("bitmaps", "bitmap-copy", false, true),
     ("newest-root", "root-slot-copy", true, true),
@@ -44,6 +47,9 @@ const KINDS: [(&str, &str, bool, bool); 24] = [
     ("past-end", "block-range", true, false),
     ("journal-over-node", "block-shared", true, false),
     ("snapshot-count", "snapshot-table", true, false),
+    ("epoch-order", "epoch", true, false),
+    ("snapshot-number", "lineage", true, false),
+    ("link-foreign", "block-foreign", true, false),
     ("foreign-superblock", "superblock-twins", false, false),
     ("unmarked", "block-unmarked", true, true),
     ("leak", "unreachable", false, true),

@@ -47,6 +47,30 @@ impl Bench {
         Self { image: disk.crash_image(Unflushed::Kept), ..bench }
     }
 
+    /// Two volumes from nothing, each with a snapshot. They write only what their snapshots do not keep.
+    fn strangers() -> Self {
+        let bench = Self { world: World::new(3), image: Image::new() };
+        let disk = SimDisk::with_image(&bench.world, DiskOptions::new(CAPACITY), Image::filled(0xee));
+        let environment = bench.environment();
+        bench.world.run(async {
+            let options = CreatePool { extent_bytes: Some(256 << 10), force: true };
+            Pool::create(Arc::new(disk.clone()), options, &environment).await.unwrap();
+            let pool = Pool::open(Arc::new(disk.clone()), environment).await.unwrap();
+            for name in ["origin", "stranger"] {
+                let id = create(&pool, name, Source::Empty).await;
+                let vdi = pool.attach(id).await.unwrap();
+                fill(&vdi, 0..20).await;
+                let request =
+                    TakeSnapshot { vdis: vec![id], label: String::new(), name: None, at: Timestamp(2) };
+                let taken = pool.snapshot(request).await.unwrap().remove(0);
+                pool.materialise(taken.id).await.unwrap();
+                fill(&vdi, 30..31).await;
+            }
+            pool.collect_garbage(&|_| {}).await.unwrap();
+        });
+        Self { image: disk.crash_image(Unflushed::Kept), ..bench }
+    }
+
     fn environment(&self) -> Environment {
         Environment {
             runtime: Arc::new(self.world.process("daemon")),
@@ -122,6 +146,66 @@ fn a_link_that_disagrees_with_another_to_the_same_node_is_damage() {
     let bench = Bench::new(700);
     assert_eq!(bench.named(Damage::LinkOutside, "block-kind").len(), 1);
     assert_eq!(bench.named(Damage::LinkOutside, "node"), both());
+}
+
+/// Both links are read-only, so that neither could harm the other: it was in order as long as nobody asked how two volumes
+/// had come by one block.
+#[test]
+fn a_block_of_two_volumes_that_have_nothing_in_common_is_damage_even_to_readers() {
+    let bench = Bench::strangers();
+    let disk = bench.disk();
+    assert!(bench.check(&disk).iter().all(|finding| finding.severity == Severity::Leak));
+    bench.world.run(damage(Arc::new(disk.clone()), Damage::LinkForeign)).unwrap();
+    let findings = bench.check(&disk);
+    let damage: Vec<&Finding> =
+        findings.iter().filter(|finding| finding.severity == Severity::Damage).collect();
+    assert!(!damage.is_empty());
+    for finding in damage {
+        assert_eq!(finding.kind, "block-foreign", "{findings:?}");
+        assert_eq!(finding.volumes, ["origin", "stranger"], "{findings:?}");
+    }
+}
+
+/// The source of two clones is deleted, so that nothing tells any more what they have in common.
+#[test]
+fn what_the_clones_of_a_deleted_volume_share_is_in_order() {
+    let world = World::new(4);
+    let bench = Bench { world, image: Image::new() };
+    let disk = SimDisk::with_image(&bench.world, DiskOptions::new(CAPACITY), Image::filled(0xee));
+    let environment = bench.environment();
+    bench.world.run(async {
+        let options = CreatePool { extent_bytes: Some(256 << 10), force: true };
+        Pool::create(Arc::new(disk.clone()), options, &environment).await.unwrap();
+        let pool = Pool::open(Arc::new(disk.clone()), environment).await.unwrap();
+        let first = create(&pool, "first", Source::Empty).await;
+        let vdi = pool.attach(first).await.unwrap();
+        fill(&vdi, 0..50).await;
+        vdi.detach().await.unwrap();
+        let middle = create(&pool, "middle", Source::Vdi(first)).await;
+        for (name, source) in [("one", first), ("two", middle), ("three", middle)] {
+            let clone = create(&pool, name, Source::Vdi(source)).await;
+            fill(&pool.attach(clone).await.unwrap(), 7..8).await;
+        }
+        pool.delete_vdi(middle).await.unwrap();
+        pool.delete_vdi(first).await.unwrap();
+        create(&pool, "stranger", Source::Empty).await;
+        create(&pool, "another", Source::Empty).await;
+    });
+    let findings = bench.check(&disk);
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Leak), "{findings:?}");
+}
+
+#[test]
+fn an_extent_that_cannot_be_names_every_volume_in_it() {
+    let bench = Bench::new(700);
+    // The extent of data that was claimed last holds blocks of the clone.
+    for (what, kind) in [
+        (Damage::ExtentOverlap, "extent-overlap"),
+        (Damage::ExtentRange, "extent-range"),
+        (Damage::ExtentOwner, "extent-owner"),
+    ] {
+        assert!(bench.named(what, kind).contains("copy"), "{what:?}");
+    }
 }
 
 /// A superblock in a sector that had gone bad was reported, and then ended the repair: nothing at all was mended.

@@ -6,19 +6,21 @@ use crate::{
     NoRuntime,
     disk::Disk,
     pool::read_superblock,
-    registry::{Area, Known},
+    registry::{self, Area, Known},
     space::read_copies,
     vdi::replay::{self, Slots},
 };
 use parallax_block::{BLOCK_SIZE, BlockDevice, Buffer, Error, ErrorKind, Result};
 use parallax_format::{
     BlockAddress, Entry, ExtentId, Node,
-    area::AreaHeader,
+    area::{self, AreaHeader, Packer},
     bitmap::{self, BitmapBlock},
     host,
     node::{self, FANOUT, TABLE_LEVEL},
-    record::{ExtentKind, VdiRecord},
+    record::{ExtentKind, Record, VdiRecord},
     root::{RootSlot, SLOTS, TreeRoot},
+    seal::Kind,
+    snapshot::{RECORDS_PER_LEAF, SnapshotRecord},
     superblock::Superblock,
 };
 use std::sync::Arc;
@@ -38,6 +40,12 @@ pub enum Damage {
     AreaHeaders,
     /// A block of the registry's base does not verify.
     AreaBase,
+    /// Two extents lie at the same place of the device.
+    ExtentOverlap,
+    /// An extent lies behind the end of the device.
+    ExtentRange,
+    /// An extent belongs to an incarnation that was never handed out.
+    ExtentOwner,
     /// One copy of a bitmap does not verify.
     Bitmap,
     /// Both copies of a bitmap do not verify.
@@ -68,6 +76,12 @@ pub enum Damage {
     JournalOverNode,
     /// A root slot counts one snapshot too many.
     SnapshotCount,
+    /// Root slots say that their epoch followed itself.
+    EpochOrder,
+    /// A volume has more snapshots than its root slots have given numbers.
+    SnapshotNumber,
+    /// A volume maps, for reading, what another that it has nothing to do with keeps in a snapshot.
+    LinkForeign,
     /// The last superblock is another pool's.
     ForeignSuperblock,
     /// A block in use counts as free.
@@ -78,13 +92,16 @@ pub enum Damage {
 
 impl Damage {
     /// Every kind.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 30] = [
         Self::FirstSuperblock,
         Self::LastSuperblock,
         Self::HostSlot,
         Self::AreaHeader,
         Self::AreaHeaders,
         Self::AreaBase,
+        Self::ExtentOverlap,
+        Self::ExtentRange,
+        Self::ExtentOwner,
         Self::Bitmap,
         Self::Bitmaps,
         Self::NewestRoot,
@@ -100,6 +117,9 @@ impl Damage {
         Self::PastEnd,
         Self::JournalOverNode,
         Self::SnapshotCount,
+        Self::EpochOrder,
+        Self::SnapshotNumber,
+        Self::LinkForeign,
         Self::ForeignSuperblock,
         Self::Unmarked,
         Self::Leak,
@@ -107,7 +127,8 @@ impl Damage {
 }
 
 /// Does it. `NotFound` if the pool has nothing of that kind: it wants an attached volume's state (not closed in order)
-/// for [`Damage::Journal`], a snapshot for [`Damage::TableLeaf`], and a volume with data for most.
+/// for [`Damage::Journal`], a snapshot for [`Damage::TableLeaf`], a second volume with one for [`Damage::LinkForeign`],
+/// and a volume with data for most.
 pub async fn damage(device: Arc<dyn BlockDevice>, what: Damage) -> Result<()> {
     let superblock = read_superblock(&*device).await?;
     let last = superblock.devices[0].blocks - 1;
@@ -140,6 +161,9 @@ pub async fn damage(device: Arc<dyn BlockDevice>, what: Damage) -> Result<()> {
                 }
             }
             Ok(())
+        }
+        Damage::ExtentOverlap | Damage::ExtentRange | Damage::ExtentOwner => {
+            tool.reclaim(&header, what).await
         }
         Damage::AreaBase => tool.rot_physical(header.block(0).ok_or_else(nothing)?).await,
         Damage::Bitmap | Damage::Bitmaps => {
@@ -231,6 +255,26 @@ impl Tool<'_> {
         Ok((extent.extent, extent.birth))
     }
 
+    /// Records something else of the last extent of data.
+    async fn reclaim(&self, header: &AreaHeader, what: Damage) -> Result<()> {
+        let mut data = self.known.extents.values().filter(|extent| extent.kind == ExtentKind::Data);
+        let (first, last) = (data.next().ok_or_else(nothing)?, data.next_back().ok_or_else(nothing)?);
+        let mut record = *last;
+        match what {
+            Damage::ExtentOverlap => record.position = first.position,
+            Damage::ExtentRange => record.position = self.disk.superblock.extents,
+            _ => record.owner = self.known.incarnation,
+        }
+        let (_, index, predecessor) = registry::load(self.disk, header).await?;
+        let mut packer = Packer::default();
+        packer.push(&Record::Extent(record))?;
+        let (bodies, at) = (packer.finish(), header.block(index).ok_or_else(nothing)?);
+        let body = bodies.first().ok_or_else(nothing)?;
+        let (block, _) =
+            area::encode_block(Kind::AreaLog, at, header.id, index, predecessor, body, self.disk.salt());
+        self.disk.write_physical(at, block, true).await
+    }
+
     /// The newest copy of an extent's first bitmap block.
     async fn bitmap(&self, extent: ExtentId, birth: u64) -> Result<(BitmapBlock, u64)> {
         read_copies(self.disk, extent, birth, 0).await?.newest.ok_or_else(nothing)
@@ -265,8 +309,28 @@ impl Tool<'_> {
         Err(nothing())
     }
 
+    /// A block of data in a snapshot of a volume that was not cloned, and is not this one.
+    async fn foreign(&self, own: &VdiRecord) -> Result<BlockAddress> {
+        let is_foreign = |record: &&VdiRecord| {
+            record.id != own.id && record.source_snapshot.is_none() && record.source_vdi.is_none()
+        };
+        for record in self.known.vdis.values().filter(is_foreign) {
+            let Some(slots) = replay::state(self.disk, record).await? else { continue };
+            let table = self.way(slots.newest.table, TABLE_LEVEL).await?;
+            let Some((_, leaf, _)) = table.nodes.last() else { continue };
+            for at in 0..RECORDS_PER_LEAF as usize {
+                if let Some(snapshot) = SnapshotRecord::get(leaf, at)?
+                    && let Some(address) = self.way(snapshot.map, 0).await?.first_data()
+                {
+                    return Ok(address);
+                }
+            }
+        }
+        Err(nothing())
+    }
+
     async fn in_volume(&self, what: Damage) -> Result<()> {
-        let (_, slots) = self.volume().await?;
+        let (record, slots) = self.volume().await?;
         match what {
             Damage::NewestRoot | Damage::OlderRoot | Damage::Roots => {
                 for index in 0..SLOTS {
@@ -299,6 +363,17 @@ impl Tool<'_> {
                 self.reroot(&slots, |slot| slot.replay.segment = node).await
             }
             Damage::SnapshotCount => self.reroot(&slots, |slot| slot.snapshots += 1).await,
+            Damage::EpochOrder => {
+                self.reroot(&slots, |slot| {
+                    slot.previous = Some((slot.epoch, slot.replay.group - 1));
+                })
+                .await
+            }
+            Damage::SnapshotNumber => self.reroot(&slots, |slot| slot.next_snapshot = 1).await,
+            Damage::LinkForeign => {
+                let foreign = self.foreign(record).await?;
+                self.relink(&slots, |_| Some(Entry::data(foreign, true))).await
+            }
             Damage::RootNode => self.rot(slots.newest.map.link.address().ok_or_else(nothing)?).await,
             Damage::Leaf => {
                 let way = self.leaf(&slots).await?;
@@ -317,15 +392,16 @@ impl Tool<'_> {
             }
             Damage::LinkOutside => {
                 let outside = BlockAddress::new(ExtentId::new(0xf_0000).ok_or_else(nothing)?, 5);
-                self.relink(&slots, |_| outside).await
+                self.relink(&slots, |_| outside.map(|at| Entry::data(at, false))).await
             }
             Damage::LinkToNode => {
                 let node = slots.newest.map.link.address();
-                self.relink(&slots, |_| node).await
+                self.relink(&slots, |_| node.map(|at| Entry::data(at, false))).await
             }
             _ => {
                 self.relink(&slots, |leaf| {
-                    leaf.words().iter().find_map(|word| Entry::from_raw(*word).address())
+                    let first = leaf.words().iter().find_map(|word| Entry::from_raw(*word).address());
+                    first.map(|at| Entry::data(at, false))
                 })
                 .await
             }
@@ -364,12 +440,12 @@ impl Tool<'_> {
     }
 
     /// Gives an empty place in a leaf a link to data, so that every check on the way goes on to hold.
-    async fn relink(&self, slots: &Slots, to: impl Fn(&Node) -> Option<BlockAddress>) -> Result<()> {
+    async fn relink(&self, slots: &Slots, to: impl Fn(&Node) -> Option<Entry>) -> Result<()> {
         let mut way = self.leaf(slots).await?;
         let leaf = way.leaf().ok_or_else(nothing)?;
         let place = (0..FANOUT).rev().find(|at| leaf.entry(*at).is_hole()).ok_or_else(nothing)?;
         let target = to(leaf).ok_or_else(nothing)?;
-        leaf.set(place, Entry::data(target, false));
+        leaf.set(place, target);
         let mut below: Option<Entry> = None;
         for (level, (link, mut node, index)) in way.nodes.into_iter().rev().enumerate() {
             if let Some(below) = below {

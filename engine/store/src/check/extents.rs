@@ -1,9 +1,14 @@
 //! Extents: what the catalogue says of them, their bitmaps, and which of their blocks are in use.
 
-use super::{Check, REACHED, users::Spot};
+use super::{Check, REACHED, families::Chunk, users::Spot};
 use crate::{Severity, registry::Known, space::read_copies};
 use parallax_block::{BLOCK_SIZE, Result};
-use parallax_format::{ExtentId, bitmap, record::ExtentKind};
+use parallax_format::{
+    ExtentId,
+    area::AreaHeader,
+    bitmap,
+    record::{ExtentKind, ExtentRecord},
+};
 use std::collections::BTreeMap;
 
 /// See the module.
@@ -15,6 +20,8 @@ pub(super) struct Extent {
     pub(super) seen: Vec<u8>,
     /// Of metadata: check and level in the last link to each node.
     pub(super) links: Vec<u32>,
+    /// Which family uses each block.
+    pub(super) families: Vec<Chunk>,
     /// Its bitmap blocks.
     pub(super) parts: Vec<Part>,
 }
@@ -39,10 +46,12 @@ impl Extent {
 }
 
 impl Check<'_> {
-    pub(super) async fn catalogue(&mut self, known: &Known) -> Result<()> {
+    pub(super) async fn catalogue(&mut self, known: &Known, area: &AreaHeader) -> Result<()> {
         let mut positions: BTreeMap<u32, ExtentId> = BTreeMap::new();
+        self.registry(known, area);
         for record in known.extents.values() {
             let spot = Spot::Extent(record.extent);
+            self.owner(record, known);
             if record.position >= self.superblock.extents || record.device != 0 {
                 let detail = format!(
                     "extent {} lies outside of the pool's device: place {} of {}",
@@ -64,6 +73,7 @@ impl Check<'_> {
                 allocated: Vec::new(),
                 seen: vec![0; blocks as usize],
                 links: Vec::new(),
+                families: Vec::new(),
                 parts: Vec::new(),
             };
             if record.kind != ExtentKind::System {
@@ -76,6 +86,39 @@ impl Check<'_> {
             self.extents.insert(record.extent, extent);
         }
         Ok(())
+    }
+
+    /// An extent belongs to nobody or to an incarnation that was handed out, and its claim was counted.
+    fn owner(&mut self, record: &ExtentRecord, known: &Known) {
+        if record.owner >= known.incarnation || record.birth > known.birth {
+            let detail = format!(
+                "extent {}: claim {} by incarnation {}, and the last claim was {}, the next incarnation is {}",
+                record.extent, record.birth, record.owner, known.birth, known.incarnation
+            );
+            self.find_in(Severity::Damage, "extent-owner", Spot::Extent(record.extent), detail, &[]);
+        }
+    }
+
+    /// The registry lies in extents of its own.
+    fn registry(&mut self, known: &Known, area: &AreaHeader) {
+        let system = |record: &&ExtentRecord| record.kind == ExtentKind::System;
+        let starts: Vec<u64> = known
+            .extents
+            .values()
+            .filter(system)
+            .filter(|record| record.position < self.superblock.extents)
+            .map(|record| self.superblock.extent_start(record.position))
+            .collect();
+        for run in &area.runs {
+            let (first, end) = (run.start, run.start + u64::from(run.blocks));
+            let holds =
+                |start: &u64| *start <= first && end <= *start + u64::from(self.superblock.extent_blocks);
+            if !starts.iter().any(holds) {
+                let detail =
+                    format!("blocks #{first} to #{end} are the registry's, and no extent of its own");
+                self.find(Severity::Damage, "extent-overlap", detail, &[]);
+            }
+        }
     }
 
     async fn bitmap(&mut self, extent: ExtentId, birth: u64, index: u32) -> Result<(Vec<u64>, Part)> {

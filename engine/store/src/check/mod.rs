@@ -7,11 +7,15 @@
 //! | `superblock-twins` | damage | both verify and tell of different pools or shapes |
 //! | `registry` | damage | catalogue and registry cannot be read |
 //! | `extent-overlap`, `extent-range` | damage | the catalogue contradicts itself, or the device |
+//! | `extent-owner` | damage | an extent was claimed by nobody who was ever handed out, or by no claim that was counted |
+//! | `epoch` | damage | grants, epochs or checkpoints of a VDI are not in an order in which they can have been written |
+//! | `lineage` | damage | a snapshot or a clone comes before what it descends from |
 //! | `root-slot`, `journal` | damage | a VDI's durable state cannot be found or replayed |
 //! | `node` | damage | a radix node cannot be read or does not match its link |
 //! | `block-kind` | damage | a link names a block of the wrong kind of extent, or none |
 //! | `block-unmarked` | damage | a reachable block counts as free: it may be overwritten |
 //! | `block-shared` | damage | a block may be written in place although something else uses it |
+//! | `block-foreign` | damage | VDIs that have no source in common use one block |
 //! | `block-range` | damage | a block is mapped behind the end of its VDI or snapshot |
 //! | `snapshot-table` | damage | a snapshot's record cannot be read, or there are not as many as the root slot says |
 //! | `host-slot` | leak | a host's slot does not verify: nobody can tell whose it was |
@@ -19,11 +23,26 @@
 //! | `bitmap-copy` | leak | a copy of a bitmap is torn; opening the pool rebuilds it |
 //! | `unreachable` | leak | allocated blocks that nothing reaches; `parallax gc` frees them |
 //!
-//! What several VDIs share is verified once; if something is wrong with it, `users` names all of them.
+//! | invariant | proved by | findings |
+//! |---|---|---|
+//! | 1 superblocks agree | `superblocks` | `superblock-*` |
+//! | 2 one claim an extent | `extents` | `extent-*` |
+//! | 3 epochs rise, with evidence | `slots` | `epoch`, `root-slot*` |
+//! | 4 blocks are what links say | `tree` | `node` |
+//! | 5 blocks lie where their kind may | `Check::reach` | `block-kind` |
+//! | 6 shape of trees, owners of blocks | `tree`, `families` | `block-range`, `block-shared`, `block-foreign` |
+//! | 7 snapshots and their lineage | `tree`, `slots`, `families` | `snapshot-table`, `lineage` |
+//! | 8 allocated is reached | `extents`, `Check::reach` | `block-unmarked`, `unreachable` |
+//! | 9 quarantine | nothing: it is in the memory of hosts | |
+//! | 10 journals continue | `vdi::replay` | `journal` |
+//!
+//! `docs/check.md` says what of them the format cannot tell. Whatever is damaged, `users` names every VDI that reaches it.
 
 mod extents;
+mod families;
 mod overlay;
 mod repair;
+mod slots;
 mod tree;
 mod users;
 mod volume;
@@ -38,6 +57,7 @@ use crate::{
     registry::Area,
 };
 use extents::Extent;
+use families::Families;
 use parallax_block::{BlockDevice, ErrorKind, Result};
 use parallax_format::{
     BlockAddress, ExtentId,
@@ -52,11 +72,13 @@ use std::{
     sync::Arc,
 };
 use users::{Spot, Spots};
+use uuid::Uuid;
 
 const REACHED: u8 = 1;
 const WRITABLE: u8 = 2;
 const NODE: u8 = 4;
 const PRIVATE: u8 = 8;
+const CLAIMED: u8 = 16;
 
 /// Verifies a whole pool. Reads only. `progress` is told how many VDIs of how many are done.
 ///
@@ -81,6 +103,11 @@ pub(crate) struct Check<'a> {
     own: BTreeSet<BlockAddress>,
     /// Snapshots met in the table that is walked.
     records: u64,
+    families: Families,
+    /// Family of the VDI that is looked at.
+    of_family: u32,
+    /// Number of the next snapshot of each VDI.
+    next_snapshots: BTreeMap<Uuid, u64>,
     spots: Spots,
     findings: Findings,
 }
@@ -99,6 +126,9 @@ impl<'a> Check<'a> {
             extents: BTreeMap::new(),
             own: BTreeSet::new(),
             records: 0,
+            families: Families::default(),
+            of_family: families::UNKNOWN,
+            next_snapshots: BTreeMap::new(),
             spots: Spots::default(),
             findings: Findings::default(),
         }
@@ -115,12 +145,15 @@ impl<'a> Check<'a> {
             Err(error) => return Err(error),
         };
         self.host_groups(&header).await;
-        self.catalogue(&known).await?;
+        self.catalogue(&known, &header).await?;
+        self.families(&known);
         let total = known.vdis.len() as u64;
         for (done, record) in known.vdis.values().enumerate() {
             progress(done as u64, total);
+            self.grants(record, &known);
             self.vdi(record).await?;
         }
+        self.sources(&known);
         self.unreachable();
         self.users(&known).await?;
         progress(total, total);

@@ -5,7 +5,7 @@ use crate::{Severity, disk::Disk};
 use parallax_block::{BLOCK_SIZE, BoxFuture, Buffer, Error, Result, join_all};
 use parallax_format::{
     BlockAddress, Entry, EntryKind, Node,
-    node::TABLE_LEVEL,
+    node::{FANOUT, TABLE_LEVEL},
     record::ExtentKind,
     root::TreeRoot,
     snapshot::{RECORDS_PER_LEAF, SnapshotRecord},
@@ -20,7 +20,7 @@ struct Link {
     entry: Entry,
     level: u8,
     shared: bool,
-    /// First block of the VDI below it.
+    /// First block of the VDI below it; in a table the first word of its leaves.
     lba: u64,
     /// Blocks of the VDI or snapshot.
     end: u64,
@@ -36,6 +36,8 @@ pub(super) struct Walk<'b> {
     pub(super) strict: bool,
     /// Blocks of the VDI that the journal has unmapped since: their space may be somebody else's by now.
     pub(super) gone: &'b [Range<u64>],
+    /// Number of the VDI's next snapshot.
+    pub(super) next_snapshot: u64,
 }
 
 impl Check<'_> {
@@ -94,6 +96,9 @@ impl Check<'_> {
             let detail = format!("node {address} lies where a volume has its root slots or its journal");
             self.find_at(Severity::Damage, "block-shared", address, detail, name);
         }
+        if strict {
+            self.claim(address, name);
+        }
         if before & NODE == 0 {
             self.is_same_link(link, address);
             return true;
@@ -132,6 +137,20 @@ impl Check<'_> {
                 match SnapshotRecord::get(node, at) {
                     Ok(Some(record)) => {
                         self.records += 1;
+                        let leaf = link.lba / FANOUT as u64;
+                        if record.number >= walk.next_snapshot
+                            || record.parent >= record.number
+                            || record.number / RECORDS_PER_LEAF != leaf
+                        {
+                            let detail = format!(
+                                "{}, leaf {leaf}: snapshot {}, after {}, and the next is {}",
+                                place(link),
+                                record.number,
+                                record.parent,
+                                walk.next_snapshot
+                            );
+                            self.find(Severity::Damage, "lineage", detail, &[name]);
+                        }
                         stack.push(Link {
                             entry: record.map.link,
                             level: record.map.depth.max(1) - 1,
@@ -180,6 +199,7 @@ impl Check<'_> {
                 continue;
             };
             let writable = if shared { 0 } else { WRITABLE };
+            self.claim(address, name);
             if let Some(before) = self.reach(address, ExtentKind::Data, NODE | writable, name)
                 && before & NODE != 0
                 && (before | writable) & WRITABLE != 0

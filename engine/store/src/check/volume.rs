@@ -14,6 +14,7 @@ use parallax_format::{
 impl Check<'_> {
     pub(super) async fn vdi(&mut self, record: &VdiRecord) -> Result<()> {
         self.own.clear();
+        self.of_family = self.family(record.id);
         let name = called(record);
         let state = match replay::state(self.disk, record).await {
             Ok(state) => state,
@@ -30,10 +31,17 @@ impl Check<'_> {
         }
         let Some(slots) = state else {
             return self
-                .tree(record.initial.tree(), 0, Walk { size: record.size, strict: true, gone: &[] }, &name)
+                .tree(
+                    record.initial.tree(),
+                    0,
+                    Walk { size: record.size, strict: true, gone: &[], next_snapshot: 1 },
+                    &name,
+                )
                 .await;
         };
         self.private(slots.grant.slots, SLOTS, &name);
+        self.reign(record, &slots).await;
+        self.next_snapshots.insert(record.id, slots.newest.next_snapshot);
         if slots.older.is_none() && record.previous.is_none() {
             let detail = format!("one of the root slots at {} does not verify", slots.grant.slots);
             self.find(Severity::Leak, "root-slot-copy", detail, &[&name]);
@@ -63,7 +71,8 @@ impl Check<'_> {
                 }
             }
         }
-        let walk = Walk { size: slot.size, strict: newest, gone: &overlay.gone };
+        let walk =
+            Walk { size: slot.size, strict: newest, gone: &overlay.gone, next_snapshot: slot.next_snapshot };
         let before = self.findings.listed().len();
         self.records = 0;
         self.tree(slot.table, TABLE_LEVEL, walk, name).await?;
@@ -82,6 +91,7 @@ impl Check<'_> {
         if newest {
             for address in overlay.used() {
                 self.reach(address, ExtentKind::Data, 0, name);
+                self.claim(address, name);
             }
         }
         Ok(())
