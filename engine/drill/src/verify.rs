@@ -212,7 +212,15 @@ fn judge_snapshots(forest: &mut Forest, ids: &[SnapshotId], found: &[Content]) -
     let mut cuts: Vec<(SnapshotId, Cut, &Content)> = Vec::new();
     for (id, content) in ids.iter().zip(found) {
         match held(forest, id) {
-            Some(Held::Fixed(before)) => same(forest, id.vdi, &format!("snapshot {id}"), &before, content)?,
+            Some(Held::Fixed(before)) => {
+                same(forest, id.vdi, &format!("snapshot {id}"), &before, content)?;
+                if before != *content
+                    && let Some(snapshot) = forest.volume(id.vdi).snapshots.get_mut(&id.number)
+                {
+                    // A late write has come, or gone: whoever is cloned from it begins with what there is now.
+                    snapshot.held = Held::Fixed(content.clone());
+                }
+            }
             Some(Held::Cut(cut)) => cuts.push((*id, cut, content)),
             None => return Err(Failure::new(format!("snapshot {id} is not in the model"))),
         }
