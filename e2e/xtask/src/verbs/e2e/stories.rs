@@ -27,7 +27,7 @@ pub(crate) struct Args {
 }
 
 /// Stories whose pods run more than a shell.
-const NEED_IMAGES: &[&str] = &["memory-limit", "postgres"];
+const NEED_IMAGES: &[&str] = &["daemon-killed", "memory-limit", "postgres"];
 
 pub(crate) fn run(world: &World, args: &Args) -> Result<()> {
     if args.list {
